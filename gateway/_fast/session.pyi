@@ -1,0 +1,79 @@
+"""The protocol core of one connection: RFC 6455 duties above the frame header, lanes, window, rate."""
+
+AWAIT_AUTH: int  # 0: no identity yet
+RESUMING: int  # 1: authenticated; live items are noted, not written, until begin_live()
+LIVE: int  # 2
+CLOSING: int  # 3: our close frame is queued or sent
+CLOSED: int  # 4
+
+WRITTEN: int  # 0, as codes.ReceiptCode
+FULL: int  # 2
+
+class Session:
+    """Sans-I/O: frames in by feed(), bytes out by take(). No clock (the caller passes monotonic ms), no picows,
+    no JSON. Memory is bounded by limits: FRAME_BYTES_MAX of a message in parts, UNACKED_PER_CONNECTION_MAX
+    unacked entries, and whatever the caller queued since the last take()."""
+
+    tenant: str
+    user: str
+    device: str
+    session_id: str
+    client_id: str
+    tag: bytes  # names.user_tag, the registry key
+    connection_epoch: int
+    token_expiry_ms: int  # monotonic; 0 = none
+    phase: int
+    close_code: int  # 0 until a close is queued (ours) or received (echoed)
+    close_sent: bool
+
+    def __init__(self, now_ms: int) -> None: ...
+    def authenticate(
+        self, tenant: str, user: str, device: str, client_id: str, session_id: str, tag: bytes,
+        connection_epoch: int, token_expiry_ms: int,
+    ) -> None:
+        """AWAIT_AUTH -> RESUMING."""
+    def feed(self, opcode: int, fin: bool, rsv: int, payload: bytes, now_ms: int) -> bytes | None:
+        """One unmasked frame in. Returns a whole, valid UTF-8 text message, or None.
+
+        Pings are answered, pongs noted, closes echoed (empty -> 1000) inside; a violation queues the close of
+        codes.Closes: 1002 (RSV, opcode, fragmented or long control frame, bad close code, stray or missing
+        continuation), 1003 binary, 1007, 1009 (size, fragments, open too long), 4429 (frame or ping rate)."""
+    def send(self, frame: bytes) -> None:
+        """Queue a server text frame outside lanes and window."""
+    def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes) -> int:
+        """A live item from the bus. WRITTEN: queued, or already had. FULL: its prev is missing, the window is
+        full, or the session is resuming: remembered as wanted; a fill brings it."""
+    def fill(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes) -> bool:
+        """An owed item from the log. False when the window is full (nothing queued); items at or below at(lane)
+        are skipped and count as True."""
+    def advance(self, lane: int, seq: int) -> None:
+        """The lane is complete up to `seq` (entries between expired, collapsed or were recalled)."""
+    def begin_live(self) -> None:
+        """RESUMING -> LIVE."""
+    def ack(self, ident: bytes) -> tuple[int, int] | None:
+        """(lane, seq) if `ident` (16 bytes) is written and unacked on this connection, else None. Frees its place."""
+    def ack_upto(self, ident: bytes) -> list[tuple[bytes, int, int]] | None:
+        """Everything written up to and with `ident`, in write order, as (id, lane, seq); None if it is not unacked."""
+    def at(self) -> list[int]:
+        """Per lane, the seq up to which this connection has everything; -1 = nothing known."""
+    def set_at(self, lane: int, seq: int) -> None:
+        """Start of a lane from a cursor."""
+    def wanted(self) -> bool:
+        """Some lane was offered beyond at(): a fill is needed."""
+    def window_free(self) -> int:
+        """Places left of UNACKED_PER_CONNECTION_MAX."""
+    def unacked(self) -> int: ...
+    def ping(self, now_ms: int) -> None:
+        """Queue a PING; pong_due_ms() counts from now."""
+    def pong_due_ms(self) -> int:
+        """Monotonic ms by which a pong must come; 0 = none outstanding."""
+    def ping_rtt_ms(self) -> int:
+        """Last ping's round trip; -1 before the first."""
+    def bad_frame(self) -> bool:
+        """Count a frame the policy rejected; True (and close 4400 queued) when it was one too many."""
+    def close(self, code: int, reason: str) -> None:
+        """Queue a close frame once; later calls do nothing. Phase CLOSING."""
+    def pending(self) -> int:
+        """Bytes queued."""
+    def take(self) -> bytes:
+        """All queued frames, framed and coalesced for one write; the queue is empty afterwards. The caller owns it."""

@@ -1,0 +1,115 @@
+"""The bus: NATS behind one small interface; tests/twins/bus.py is its memory twin under the same contract tests.
+
+NATS is a hint that may drop anything: nothing here is ever the only copy of a notification.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from notification import telemetry
+from notification.errors import BusError, BusTimeout, NoResponders, Unavailable
+from notification.limits import BUS_PENDING_BYTES_MAX, BUS_PENDING_MESSAGES_MAX, STARTUP_DEADLINE_S
+
+_log = structlog.get_logger("bus")
+
+# Called with the subject and the bytes; what it returns (if not None) is the reply to a request.
+Handler = Callable[[str, bytes], Awaitable[bytes | None]]
+
+
+class Bus(Protocol):
+    """Publish, request, serve. Payloads are bytes up to BUS_MESSAGE_BYTES_MAX."""
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        """Fire and forget. While the bus is away it is dropped and counted, never queued without bound."""
+
+    async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
+        """Ask and wait. Raises NoResponders, BusTimeout or Unavailable (all but the last are BusError)."""
+
+    async def serve(self, subject: str, handler: Handler, queue: str = "") -> None:
+        """Call `handler` for each message; with `queue` one member of the group gets each message."""
+
+    async def close(self) -> None:
+        """Stop serving, let running handlers answer, disconnect."""
+
+
+class NatsBus:
+    """Bus over NATS Core."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._subscriptions: list[Subscription] = []
+
+    @classmethod
+    async def connect(cls, url: str, name: str) -> "NatsBus":
+        """Connect, waiting up to STARTUP_DEADLINE_S for the server. Raises Unavailable."""
+
+        async def on_error(error: Exception) -> None:
+            if isinstance(error, nats.errors.SlowConsumerError):
+                telemetry.BUS_DROPPED.inc()
+            _log.warning("bus_error", error=type(error).__name__)
+
+        async def on_disconnect() -> None:
+            _log.warning("bus_disconnected")
+
+        async def on_reconnect() -> None:
+            _log.info("bus_reconnected")
+
+        client = Client()
+        try:
+            # With reconnects unbounded nats-py also retries the first connect for ever: the deadline is ours.
+            async with asyncio.timeout(STARTUP_DEADLINE_S):
+                await client.connect(
+                    servers=url.split(","), name=name, max_reconnect_attempts=-1,
+                    reconnect_time_wait=1, connect_timeout=2, ping_interval=5, max_outstanding_pings=2,
+                    error_cb=on_error, disconnected_cb=on_disconnect, reconnected_cb=on_reconnect,
+                    pending_size=BUS_PENDING_BYTES_MAX,
+                )  # fmt: skip
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(f"NATS at {url} did not answer within {STARTUP_DEADLINE_S} s") from error
+        return cls(client)
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        if not self._client.is_connected:
+            telemetry.BUS_DROPPED.inc()
+            return
+        await self._client.publish(subject, payload)
+
+    async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
+        if not self._client.is_connected:
+            raise Unavailable("NATS is away")
+        try:
+            reply: Msg = await self._client.request(subject, payload, timeout=timeout_s)
+        except nats.errors.NoRespondersError as error:
+            raise NoResponders(subject) from error
+        except (nats.errors.TimeoutError, TimeoutError) as error:
+            raise BusTimeout(subject) from error
+        except nats.errors.Error as error:
+            raise BusError(f"{subject}: {type(error).__name__}") from error
+        return reply.data
+
+    async def serve(self, subject: str, handler: Handler, queue: str = "") -> None:
+        async def on_message(message: Msg) -> None:
+            answer = await handler(message.subject, message.data)
+            if answer is not None and message.reply:
+                await message.respond(answer)
+
+        self._subscriptions.append(
+            await self._client.subscribe(
+                subject, queue=queue, cb=on_message,
+                pending_msgs_limit=BUS_PENDING_MESSAGES_MAX, pending_bytes_limit=BUS_PENDING_BYTES_MAX,
+            )
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        if self._client.is_connected:
+            await self._client.drain()
+        else:
+            await self._client.close()

@@ -1,0 +1,76 @@
+"""Identifiers: who may be called what, UUIDv7 (RFC 9562 §5.7), boot ULIDs, client ids.
+
+These rules are checked at admission and at the token, so that nobody can inject a subject or a key.
+"""
+
+import base64
+import os
+import re
+import time
+import uuid
+from typing import Final
+
+from notification.errors import InvalidInput
+from notification.limits import ID_CHARS_MAX, USER_CHARS_MAX
+
+_TOKEN: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}", re.ASCII)
+_USER: Final = re.compile(rf"[!-~]{{1,{USER_CHARS_MAX}}}", re.ASCII)
+_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def check_token(value: str, field: str) -> str:
+    """Return `value` if it is a tenant, device or segment id; raise InvalidInput naming `field` otherwise."""
+    if _TOKEN.fullmatch(value) is None:
+        raise InvalidInput(field, f"must be 1 to {ID_CHARS_MAX} characters of A-Z a-z 0-9 _ -")
+    return value
+
+
+def check_user(value: str, field: str = "user_id") -> str:
+    """Return `value` if it is a user id; raise InvalidInput naming `field` otherwise."""
+    if _USER.fullmatch(value) is None:
+        raise InvalidInput(field, f"must be 1 to {USER_CHARS_MAX} printable ASCII characters without space")
+    return value
+
+
+def encode_user(user: str) -> str:
+    """A user id as a subject or key token: base64url without padding."""
+    return base64.urlsafe_b64encode(user.encode("ascii")).rstrip(b"=").decode("ascii")
+
+
+def client_id(tenant: str, user: str, device: str) -> str:
+    """`tenant.user.device` with the user encoded: one token of a subject per part."""
+    return f"{tenant}.{encode_user(user)}.{device}"
+
+
+def new_uuid7(now_ms: int | None = None) -> uuid.UUID:
+    """A UUIDv7: 48 bits of Unix milliseconds, then random bits."""
+    stamp = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (stamp & (2**48 - 1)) << 80 | random & (2**80 - 1)
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return uuid.UUID(int=value)
+
+
+def uuid7_ms(value: uuid.UUID) -> int:
+    """The Unix milliseconds inside a UUIDv7. Raises InvalidInput for any other version."""
+    if value.version != 7:
+        raise InvalidInput("id", "must be a UUID of version 7")
+    return value.int >> 80
+
+
+def parse_uuid7(text: str, field: str = "id") -> uuid.UUID:
+    """Parse the canonical 36-character form only. Raises InvalidInput."""
+    try:
+        value = uuid.UUID(text)
+    except ValueError:
+        value = None
+    if value is None or str(value) != text or value.version != 7:
+        raise InvalidInput(field, "must be a UUID of version 7 in its lower-case canonical form")
+    return value
+
+
+def new_ulid() -> str:
+    """A ULID: 26 Crockford characters, time-ordered; names one boot of a gateway process."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))

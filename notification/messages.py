@@ -1,0 +1,213 @@
+"""MessagePack messages between gateway and worker: inbox requests, edge snapshot, receipts, beats.
+
+Every request to role inbox is answered by its reply or by a Failure. All structs are array-like on the
+wire: fields may only be appended, with a default.
+"""
+
+from typing import Final
+
+import msgspec
+
+from notification.codes import LANE_COUNT
+from notification.frames import Counters, Cursor
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    """Array on the wire; `tag` (first element) tells unions apart."""
+
+
+# --- role inbox -------------------------------------------------------------
+class Failure(_Message, frozen=True, tag="failure"):
+    """The request was not served: `code` is a key of codes.ERRORS."""
+
+    code: str
+
+
+class FillRequest(_Message, frozen=True, tag="fill"):
+    """What does this connection owe? `at` has LANE_COUNT seqs it already has; -1 = nothing known of the lane.
+
+    A first request (`first`) carries the client's cursor or None ("everything live"); later ones (a gap, a
+    full window that opened, more of a long answer) carry `at` only.
+    """
+
+    tenant: str
+    user: str
+    first: bool
+    cursor: Cursor | None
+    at: list[int]
+    limit: int
+
+
+class FillItem(_Message, frozen=True):
+    """One entry of a lane, as batch.Item has it."""
+
+    lane: int
+    seq: int
+    prev: int
+    expiry_ms: int
+    id: bytes
+    body: bytes
+
+
+class FillReply(_Message, frozen=True, tag="filled"):
+    """Items in lane order; after writing them the connection is complete up to `at` (LANE_COUNT seqs).
+
+    `recovered` False: the cursor could not be honoured (unknown epoch, ahead, too old, over OWED_ITEMS_MAX
+    owed): the items are an inbox snapshot. `more`: ask again with the new `at`. `database_ms`: Unix ms.
+    """
+
+    epoch: int
+    recovered: bool
+    items: list[FillItem]
+    at: list[int]
+    more: bool
+    counters: Counters
+    database_ms: int
+
+
+class StateRequest(_Message, frozen=True, tag="state"):
+    """Set flags of a user's notifications (16-byte ids); `to` is one of frames.STATES."""
+
+    tenant: str
+    user: str
+    device: str
+    ids: list[bytes]
+    to: str
+
+
+class StateReply(_Message, frozen=True, tag="stated"):
+    """The counters after the change. The `state` frame itself reaches all devices over the bus."""
+
+    counters: Counters
+
+
+class PageRequest(_Message, frozen=True, tag="page"):
+    """A page of the inbox before a 16-byte id (empty: the newest)."""
+
+    tenant: str
+    user: str
+    before: bytes
+    limit: int
+
+
+class PageReply(_Message, frozen=True, tag="paged"):
+    """`frame`: the JSON text of a frames.PageFrame, ready to write."""
+
+    frame: bytes
+
+
+class EdgeRequest(_Message, frozen=True, tag="edge"):
+    """The edge snapshot, unless its version is still `have`."""
+
+    have: int
+
+
+class EdgeKey(_Message, frozen=True):
+    """One verification key of an issuer: the algorithm is pinned to the key (RFC 8725 §3.1).
+
+    `key`: the HMAC secret, or a public key as PEM. `kid` "" = the issuer's key for tokens without kid.
+    """
+
+    issuer: str
+    audience: str
+    kid: str
+    algorithm: str
+    key: bytes
+
+
+class EdgeTenant(_Message, frozen=True):
+    """What a gateway must know of a tenant. `status`: "active" or "suspended"."""
+
+    tenant: str
+    status: str
+    origins: list[str]
+    keys: list[EdgeKey]
+
+
+class EdgeReply(_Message, frozen=True, tag="edges"):
+    """The snapshot; `tenants` is None when `have` was current. `epoch`: the log's epoch."""
+
+    version: int
+    epoch: int
+    tenants: list[EdgeTenant] | None
+
+
+InboxRequest = FillRequest | StateRequest | PageRequest | EdgeRequest
+InboxReply = FillReply | StateReply | PageReply | EdgeReply | Failure
+
+
+# --- gateway to receipts ----------------------------------------------------
+class AckReceipt(_Message, frozen=True):
+    """A device acknowledged a notification that was written to it. `at_ms`: Unix ms at the gateway."""
+
+    tenant: str
+    user: str
+    device: str
+    lane: int
+    seq: int
+    id: bytes
+    at_ms: int
+
+
+class ConnectionReceipt(_Message, frozen=True):
+    """A connection opened ("open") or ended ("close", with the close `code`)."""
+
+    event: str
+    connection_id: str
+    tenant: str
+    user: str
+    device: str
+    code: int
+    at_ms: int
+
+
+class ReceiptsEntry(_Message, frozen=True):
+    """One entry of the Redis stream; `number` counts a gateway boot's entries from 1 without a gap."""
+
+    gateway_id: str
+    number: int
+    acks: list[AckReceipt]
+    connections: list[ConnectionReceipt]
+
+
+class Beat(_Message, frozen=True):
+    """Published on names.STATUS_SUBJECT each BEAT_MS by every gateway process."""
+
+    gateway_id: str
+    at_ms: int
+    connections: int
+    draining: bool
+
+
+LANES_UNKNOWN: Final = [-1] * LANE_COUNT
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_request: Final[msgspec.msgpack.Decoder[InboxRequest]] = msgspec.msgpack.Decoder(InboxRequest)
+_reply: Final[msgspec.msgpack.Decoder[InboxReply]] = msgspec.msgpack.Decoder(InboxReply)
+_receipts: Final = msgspec.msgpack.Decoder(ReceiptsEntry)
+_beat: Final = msgspec.msgpack.Decoder(Beat)
+
+
+def encode(message: InboxRequest | InboxReply | ReceiptsEntry | Beat) -> bytes:
+    """The MessagePack bytes of a message."""
+    return _encoder.encode(message)
+
+
+def decode_request(data: bytes) -> InboxRequest:
+    """Raises msgspec.DecodeError."""
+    return _request.decode(data)
+
+
+def decode_reply(data: bytes) -> InboxReply:
+    """Raises msgspec.DecodeError."""
+    return _reply.decode(data)
+
+
+def decode_receipts(data: bytes) -> ReceiptsEntry:
+    """Raises msgspec.DecodeError."""
+    return _receipts.decode(data)
+
+
+def decode_beat(data: bytes) -> Beat:
+    """Raises msgspec.DecodeError."""
+    return _beat.decode(data)

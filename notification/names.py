@@ -1,0 +1,73 @@
+"""Every Kafka topic, NATS subject and Redis key of Herald is spelled here and nowhere else.
+
+A user in a subject or key is `ids.encode_user(user)`; Redis keys that belong to a user carry the hash
+tag `{tenant:user}`, so that a cluster keeps them in one slot.
+"""
+
+from typing import Final
+
+from notification.ids import encode_user
+
+PRIORITIES: Final = ("high", "medium", "low")
+
+# --- Kafka ------------------------------------------------------------------
+TOPIC_PREFIX: Final = "notifications."
+TOPICS: Final = tuple(TOPIC_PREFIX + priority for priority in PRIORITIES)
+TOPIC_DEAD: Final = "notifications.dlq"
+CONSUMER_GROUP: Final = "herald-dispatch"
+
+
+def record_key(tenant: str, user: str) -> bytes:
+    """The key of a direct event: `tenant:user`, the user as it is."""
+    return f"{tenant}:{user}".encode("ascii")
+
+
+# --- NATS -------------------------------------------------------------------
+STATUS_SUBJECT: Final = "connection.status.update"
+INBOX_QUEUE: Final = "inbox"
+INBOX_RESUME: Final = "inbox.resume"
+INBOX_STATE: Final = "inbox.state"
+INBOX_PAGE: Final = "inbox.page"
+INBOX_EDGE: Final = "inbox.edge"
+
+
+def gateway_subject(gateway_id: str, priority: str) -> str:
+    """Where one gateway process takes packed batches: `gateway.{gateway_id}.{priority}`."""
+    return f"gateway.{gateway_id}.{priority}"
+
+
+def audience_subject(tenant: str, priority: str) -> str:
+    """`notification.{tenant_id}.{priority}`, the customer's subject: audience messages."""
+    return f"notification.{tenant}.{priority}"
+
+
+def health_subject(gateway_or_client_id: str) -> str:
+    """`health.ping.{id}`: batched by gateway; per client only for clients an operator watches."""
+    return f"health.ping.{gateway_or_client_id}"
+
+
+def ack_subject(gateway_or_client_id: str) -> str:
+    """`ack.{id}`: live copies of acks, batched by gateway."""
+    return f"ack.{gateway_or_client_id}"
+
+
+# --- Redis ------------------------------------------------------------------
+RECEIPTS_STREAM: Final = "receipts"
+RECEIPTS_GROUP: Final = "receipts"
+RECEIPTS_FIELD: Final = "b"
+PRESENCE_BORN: Final = "presence:born"
+
+
+def user_tag(tenant: str, user: str) -> str:
+    """`tenant:encoded_user`: the hash tag of the user's keys, the routing key of a bus item."""
+    return f"{tenant}:{encode_user(user)}"
+
+
+def presence_key(tag: str) -> str:
+    """Hash of a user (by tag): device id -> presence.Entry as text."""
+    return f"presence:{{{tag}}}"
+
+
+def lease_key(gateway_id: str) -> str:
+    """String with a TTL of LEASE_MS, renewed each LEASE_RENEW_MS by a living gateway process."""
+    return f"lease:{gateway_id}"

@@ -1,0 +1,171 @@
+"""Settings: parsed once, from defaults, then `herald.toml`, then HERALD_* variables, into a frozen value.
+
+`herald.toml` holds flat keys (`gateway_port = 9000`); the variable of a key is HERALD_ and the key in capitals
+(HERALD_GATEWAY_PORT=9000). An unknown key or variable is an error that names the nearest known one.
+`herald config check` prints the result with where each value came from.
+"""
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from notification.errors import SettingsError
+
+FILE: Final = "herald.toml"
+PREFIX: Final = "HERALD_"
+
+
+def _setting(default: Any, doc: str) -> Any:
+    return dataclasses.field(default=default, metadata={"doc": doc})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting. An empty server address means: the embedded server of devstack, on the port below it."""
+
+    kafka: str = _setting("", "Kafka bootstrap servers, host:port[,host:port]; empty = embedded")
+    kafka_port: int = _setting(19092, "port of the embedded Kafka")
+    kafka_partitions: int = _setting(6, "partitions of each notifications topic, when devstack creates it")
+    nats: str = _setting("", "NATS URLs, nats://[user:password@]host:port[,...]; empty = embedded")
+    nats_port: int = _setting(14222, "port of the embedded NATS")
+    redis: str = _setting("", "Redis or Valkey URL, redis://[user:password@]host:port/db; empty = embedded")
+    redis_port: int = _setting(16379, "port of the embedded Valkey")
+    postgres: str = _setting(
+        "",
+        "PostgreSQL DSN of the owner (migrations), postgresql://user[:password]@host:port/db; empty = embedded",
+    )
+    postgres_port: int = _setting(15432, "port of the embedded PostgreSQL")
+    secrets_dir: str = _setting(
+        "", "folder of secret files (master.key, postgres_ROLE.password); empty = {data_dir}/secrets"
+    )
+    data_dir: str = _setting(".herald", "folder of devstack's data, logs and secrets")
+    gateway_host: str = _setting("127.0.0.1", "address the gateway listens on")
+    gateway_port: int = _setting(8081, "port the gateway listens on")
+    gateway_processes: int = _setting(0, "gateway processes on that port; 0 = one per core")
+    plaintext_network: str = _setting(
+        "", '"trusted" lets a plain listener bind other than loopback (behind a TLS load balancer)'
+    )
+    demo_host: str = _setting("127.0.0.1", "address of the demo page and token issuer (devstack only)")
+    demo_port: int = _setting(8080, "port of the demo page and token issuer (devstack only)")
+    log_level: str = _setting("info", "debug, info, warning or error")
+    log_json: bool = _setting(True, "true = JSON lines, false = text for a terminal")
+
+    @property
+    def kafka_servers(self) -> str:
+        """Bootstrap servers, embedded or configured."""
+        return self.kafka or f"127.0.0.1:{self.kafka_port}"
+
+    @property
+    def nats_url(self) -> str:
+        return self.nats or f"nats://127.0.0.1:{self.nats_port}"
+
+    @property
+    def redis_url(self) -> str:
+        return self.redis or f"redis://127.0.0.1:{self.redis_port}/0"
+
+    @property
+    def postgres_dsn(self) -> str:
+        """The owner's DSN: migrations only. Workers connect as their own role (worker/database.py)."""
+        return self.postgres or f"postgresql://postgres@127.0.0.1:{self.postgres_port}/herald"
+
+    @property
+    def secrets_path(self) -> Path:
+        return Path(self.secrets_dir) if self.secrets_dir else Path(self.data_dir) / "secrets"
+
+    def secret(self, name: str) -> bytes:
+        """The content of a secret file, stripped. Raises SettingsError naming the file."""
+        path = self.secrets_path / name
+        try:
+            value = path.read_bytes().strip()
+        except OSError as error:
+            raise SettingsError(f"secret file {path} cannot be read: {error.strerror}") from error
+        if not value:
+            raise SettingsError(f"secret file {path} is empty")
+        return value
+
+
+FIELDS: Final = {field.name: field for field in dataclasses.fields(Settings)}
+
+
+def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> tuple[Settings, dict[str, str]]:
+    """Read settings; return them and, per key, where the value came from. Raises SettingsError."""
+    path = Path(FILE) if file is None else file
+    variables = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(FIELDS, "default")
+    for key, value in _read_toml(path).items():
+        values[_known(key, str(path))] = _typed(key, value, str(path))
+        sources[key] = str(path)
+    for variable in sorted(variables):
+        if variable.startswith(PREFIX):
+            key = _known(variable.removeprefix(PREFIX).lower(), variable)
+            values[key] = _parse(key, variables[variable], variable)
+            sources[key] = variable
+    settings = Settings(**values)
+    _check(settings)
+    return settings, sources
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def _known(key: str, where: str) -> str:
+    if key in FIELDS:
+        return key
+    near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise SettingsError(f"{where}: unknown setting {key!r}{hint} (`herald config check` lists all)")
+
+
+def _typed(key: str, value: Any, where: str) -> Any:
+    wanted: type = type(FIELDS[key].default)
+    if type(value) is not wanted:
+        raise SettingsError(f"{where}: {key} must be {_TYPE_NAMES[wanted]}, not {type(value).__name__}")
+    return value
+
+
+def _parse(key: str, text: str, where: str) -> Any:
+    wanted: type = type(FIELDS[key].default)
+    if wanted is bool:
+        if text.lower() not in _BOOLEANS:
+            raise SettingsError(f"{where}: must be true or false")
+        return _BOOLEANS[text.lower()]
+    if wanted is int:
+        try:
+            return int(text)
+        except ValueError as error:
+            raise SettingsError(f"{where}: must be a whole number") from error
+    return text
+
+
+_TYPE_NAMES: Final = {str: "a string", int: "a whole number", bool: "true or false"}
+_BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_LOOPBACK: Final = ("127.", "::1", "localhost")
+
+
+def _check(settings: Settings) -> None:
+    for key, field in FIELDS.items():
+        value = getattr(settings, key)
+        if key.endswith("_port") and not 1 <= value <= 65_535:
+            raise SettingsError(f"{key}: must be 1 to 65535, is {value}")
+        if isinstance(field.default, int) and not key.endswith("_port") and value < 0:
+            raise SettingsError(f"{key}: must not be negative, is {value}")
+    if settings.log_level not in ("debug", "info", "warning", "error"):
+        raise SettingsError(f"log_level: must be debug, info, warning or error, is {settings.log_level!r}")
+    if settings.plaintext_network not in ("", "trusted"):
+        raise SettingsError('plaintext_network: must be empty or "trusted"')
+    if not settings.gateway_host.startswith(_LOOPBACK) and settings.plaintext_network != "trusted":
+        raise SettingsError(
+            f"gateway_host: {settings.gateway_host} is not loopback and the listener has no TLS; put a TLS load "
+            'balancer in front and set plaintext_network = "trusted"'
+        )
