@@ -5,7 +5,7 @@ NATS is a hint that may drop anything: nothing here is ever the only copy of a n
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import nats
 import nats.errors
@@ -17,6 +17,8 @@ from nats.aio.subscription import Subscription
 from notification import telemetry
 from notification.errors import BusError, BusTimeout, NoResponders, Unavailable
 from notification.limits import BUS_PENDING_BYTES_MAX, BUS_PENDING_MESSAGES_MAX, STARTUP_DEADLINE_S
+
+_CLOSE_S: Final = 5.0  # what running handlers get to answer
 
 _log = structlog.get_logger("bus")
 
@@ -33,8 +35,12 @@ class Bus(Protocol):
     async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
         """Ask and wait. Raises NoResponders, BusTimeout or Unavailable (all but the last are BusError)."""
 
-    async def serve(self, subject: str, handler: Handler, queue: str = "") -> None:
-        """Call `handler` for each message; with `queue` one member of the group gets each message."""
+    async def serve(self, subject: str, handler: Handler, queue: str = "", concurrent: bool = False) -> None:
+        """Call `handler` for each message; with `queue` one member of the group gets each message.
+
+        Messages of one subject are handled one after the other, in order; `concurrent` handles each in a
+        task of its own (the handler bounds them).
+        """
 
     async def close(self) -> None:
         """Stop serving, let running handlers answer, disconnect."""
@@ -46,6 +52,7 @@ class NatsBus:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._subscriptions: list[Subscription] = []
+        self._running: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def connect(cls, url: str, name: str) -> "NatsBus":
@@ -80,7 +87,11 @@ class NatsBus:
         if not self._client.is_connected:
             telemetry.BUS_DROPPED.inc()
             return
-        await self._client.publish(subject, payload)
+        try:
+            await self._client.publish(subject, payload)
+        except nats.errors.Error as error:  # it closed, or its buffer filled, between the check and the call
+            telemetry.BUS_DROPPED.inc()
+            _log.warning("bus_publish_dropped", error=type(error).__name__)
 
     async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
         if not self._client.is_connected:
@@ -95,11 +106,19 @@ class NatsBus:
             raise BusError(f"{subject}: {type(error).__name__}") from error
         return reply.data
 
-    async def serve(self, subject: str, handler: Handler, queue: str = "") -> None:
+    async def serve(self, subject: str, handler: Handler, queue: str = "", concurrent: bool = False) -> None:
+        async def answer(message: Msg) -> None:
+            reply = await handler(message.subject, message.data)
+            if reply is not None and message.reply:
+                await message.respond(reply)
+
         async def on_message(message: Msg) -> None:
-            answer = await handler(message.subject, message.data)
-            if answer is not None and message.reply:
-                await message.respond(answer)
+            if not concurrent:
+                await answer(message)
+                return
+            task = asyncio.create_task(answer(message))
+            self._running.add(task)
+            task.add_done_callback(self._finished)
 
         self._subscriptions.append(
             await self._client.subscribe(
@@ -108,7 +127,14 @@ class NatsBus:
             )
         )  # fmt: skip
 
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("bus_error", error=type(error).__name__)
+
     async def close(self) -> None:
+        if self._running:
+            await asyncio.wait(self._running, timeout=_CLOSE_S)
         if self._client.is_connected:
             await self._client.drain()
         else:

@@ -16,11 +16,13 @@ TTL_S_MAX: Final = 90 * 86_400
 TTL_S_DEFAULT: Final = 7 * 86_400  # a week: longer than any weekend, shorter than the history's 90 days
 TITLE_CHARS_MAX: Final = 256
 ACTIONS_COUNT_MAX: Final = 4  # as many buttons as a phone shows
+ACTION_CHARS_MAX: Final = 64  # id and label of an action: what fits on a button
 COLLAPSE_KEY_CHARS_MAX: Final = 64
 
 # --- identity ---------------------------------------------------------------
 ID_CHARS_MAX: Final = 64  # tenant, device, segment: [A-Za-z0-9_-]{1,64}
 USER_CHARS_MAX: Final = 128  # printable ASCII without space
+TENANT_TITLE_CHARS_MAX: Final = 128  # what people call a tenant
 DEVICES_PER_USER_MAX: Final = 16
 
 # --- delivery ---------------------------------------------------------------
@@ -44,10 +46,22 @@ PARKED_SWEEP_MS: Final = 10_000  # PARKED items of ONLINE users are re-dispatche
 
 # --- intake and dispatch ----------------------------------------------------
 INTAKE_BATCH_RECORDS_MAX: Final = 200  # one storing transaction
+INTAKE_POLL_MS: Final = 500  # the longest wait for records before the loop looks around
+LOG_CHECK_MS: Final = 2_000  # ends of the partitions are compared with our positions this often
+DEAD_LETTER_DEADLINE_MS: Final = 5_000  # of one dead letter's ack; then the batch is given up and read again
+KAFKA_SESSION_MS: Final = 6_000  # a dead worker's partitions move on after this; the least Kafka allows by default
+KAFKA_REBALANCE_DEADLINE_MS: Final = 10_000
+KAFKA_REQUEST_DEADLINE_MS: Final = 5_000
 DISPATCH_QUEUE_ITEMS_MAX: Final = 20_000  # beyond it rows wait in PostgreSQL for the sweeper
 DISPATCH_BATCH_ITEMS_MAX: Final = 256
+DISPATCH_BATCHES_IN_FLIGHT_MAX: Final = 8  # batches being sent or recorded; a slow gateway holds up no more
+CLOCK_READ_MS: Final = 10_000  # the database's clock, which judges expiry, is read this often
 SWEEP_BATCH_ITEMS_MAX: Final = 500
 SWEEP_INTERVAL_MS: Final = 250
+SWEEP_CLAIM_MS: Final = 10_000  # a claimed row is due again after this: its worker died or its queue was full
+RETRY_BUDGET_PERCENT: Final = 10  # retries of a tenant per its sends, over the window
+RETRY_BUDGET_WINDOW_MS: Final = 60_000
+RETRY_BUDGET_FLOOR_ITEMS: Final = 100  # retries in a window that need no sends: small tenants can retry
 BUS_REQUEST_TIMEOUT_MS: Final = 2_000
 
 # --- the bus ----------------------------------------------------------------
@@ -73,7 +87,9 @@ CLOSE_DEADLINE_MS: Final = 2_000  # after our close frame, before the socket is 
 WHEEL_TICK_MS: Final = 100
 WHEEL_SLOTS: Final = 512
 CLIENT_FRAMES_PER_S_MAX: Final = 20  # beside acks of written frames -> 4429
+CLIENT_FRAMES_BURST_MAX: Final = 40  # two seconds' worth at once: an app that opens marks and pages
 CLIENT_PINGS_PER_S_MAX: Final = 2
+CLIENT_PINGS_BURST_MAX: Final = 10  # pings at once, and pongs of ours unsent (RFC 6455 test suites send 10)
 BAD_FRAMES_MAX: Final = 3  # the third ends in 4400
 LISTEN_BACKLOG: Final = 16_384  # uvloop's default of 100 drops connects in a storm
 READ_BUFFER_BYTES: Final = 2_048
@@ -82,8 +98,26 @@ TOKEN_LEEWAY_S: Final = 30
 PIPELINE_COMMANDS_MAX: Final = 50_000  # queued while Redis is away; receipts stay, presence is rewritten later
 RECEIPTS_PER_ENTRY_MAX: Final = 1_000
 RECEIPTS_TICK_MS: Final = 5
+RECEIPTS_READ_ENTRIES_MAX: Final = 200  # stream entries of one receipts transaction
+RECEIPTS_CLAIM_IDLE_MS: Final = 10_000  # pending entries of a consumer silent this long are taken over
 RECEIPTS_STREAM_ENTRIES_MAX: Final = 1_000_000
 DRAIN_WINDOW_MS: Final = 5_000
+DRAIN_LISTEN_MS: Final = 300  # a draining listener answers 503 this long before it closes
+HEADERS_COUNT_MAX: Final = 100  # request header lines -> 431
+DOORS_HELD_MAX: Final = 1_000  # upgrades waiting for a fresh edge snapshot, per process
+EDGE_REFRESH_MS_MIN: Final = 1_000  # an unknown issuer asks for a newer snapshot at most this often
+FILLS_IN_FLIGHT_MAX: Final = 32  # requests of one gateway process to role inbox for owed items
+FILL_RETRY_MS: Final = 1_000  # first wait after a fill failed; doubles, with jitter
+FILL_RETRY_MS_MAX: Final = 8_000
+COMMANDS_IN_FLIGHT_MAX: Final = 64  # state and page requests of one process; above it the answer is busy
+REDIS_REPLY_MS_MAX: Final = 2_000  # a pipeline without an answer for this long reconnects
+REDIS_RETRY_MS: Final = 100  # first wait before reconnecting; doubles
+REDIS_RETRY_MS_MAX: Final = 2_000
+PRESENCE_WRITE_MS_MAX: Final = 500  # how long a connect waits for its presence entry before it reads the log
+HEALTH_PING_CLIENTS_MAX: Final = 1_000  # clients in one health.ping message
+DESCRIPTORS_RESERVED: Final = 128  # of RLIMIT_NOFILE, kept for everything but client sockets
+RESTART_MS: Final = 1_000  # a child that lived shorter than this is restarted with a growing pause
+RESTART_PAUSE_MS_MAX: Final = 5_000
 
 # --- presence ---------------------------------------------------------------
 LEASE_MS: Final = 3_000
@@ -96,8 +130,17 @@ PRESENCE_REBUILD_MS: Final = 5_000  # gateways rewrite their entries within this
 # --- storage ----------------------------------------------------------------
 PARTITION_DAYS_BEHIND: Final = 1  # an id may be 24 h old
 PARTITION_DAYS_AHEAD: Final = 3
+PARTITION_DAYS_LATE_MAX: Final = 90  # an id older than the history is refused, not given a partition
+PARTITION_INTERVAL_S: Final = 3_600
 KEY_CACHE_ENTRIES_MAX: Final = 50_000
+DATABASE_POOL_CONNECTIONS_MAX: Final = 8  # per role and process; PostgreSQL's default is 100 in all
+DATABASE_CONNECT_DEADLINE_S: Final = 5
+DATABASE_COMMAND_DEADLINE_S: Final = 10  # an answer later than this counts as a server that is away
+DATABASE_IDLE_TRANSACTION_MS: Final = 15_000  # the server ends a frozen worker's transaction: its locks go
+OUTAGE_DELAY_MS_MIN: Final = 100  # between tries while a server is away, doubling
+OUTAGE_DELAY_MS_MAX: Final = 2_000
 STARTUP_DEADLINE_S: Final = 60  # a server that stays down this long at start ends the process, non-zero
+KAFKA_RETENTION_MS: Final = 72 * 3_600_000  # longer than a weekend without anybody looking
 
 assert EVENT_BYTES_MAX > PAYLOAD_BYTES_MAX
 assert FILL_BYTES_MAX + PAYLOAD_BYTES_MAX * 4 < BUS_MESSAGE_BYTES_MAX
@@ -109,4 +152,7 @@ assert sum(LANE_WEIGHTS) == 100
 assert min(LANE_WEIGHTS) >= LANE_FLOOR_PERCENT
 assert FILL_ITEMS_MAX <= UNACKED_PER_CONNECTION_MAX
 assert BUS_REQUEST_TIMEOUT_MS < ACK_DUE_MS
+assert FILLS_IN_FLIGHT_MAX <= INBOX_IN_FLIGHT_MAX
+assert DRAIN_LISTEN_MS < DRAIN_WINDOW_MS
+assert SWEEP_CLAIM_MS > ACK_DUE_MS > 2 * BUS_REQUEST_TIMEOUT_MS
 assert INTAKE_BATCH_RECORDS_MAX <= DISPATCH_QUEUE_ITEMS_MAX

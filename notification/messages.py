@@ -179,6 +179,14 @@ class Beat(_Message, frozen=True):
     draining: bool
 
 
+class HealthPing(_Message, frozen=True):
+    """Published on health.ping.{gateway_id} each HEARTBEAT_MS: (client id, last round trip in ms; -1 = none)."""
+
+    gateway_id: str
+    at_ms: int
+    clients: list[tuple[str, int]]
+
+
 LANES_UNKNOWN: Final = [-1] * LANE_COUNT
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -188,7 +196,7 @@ _receipts: Final = msgspec.msgpack.Decoder(ReceiptsEntry)
 _beat: Final = msgspec.msgpack.Decoder(Beat)
 
 
-def encode(message: InboxRequest | InboxReply | ReceiptsEntry | Beat) -> bytes:
+def encode(message: InboxRequest | InboxReply | ReceiptsEntry | Beat | HealthPing) -> bytes:
     """The MessagePack bytes of a message."""
     return _encoder.encode(message)
 

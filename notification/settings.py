@@ -98,7 +98,7 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     values: dict[str, Any] = {}
     sources = dict.fromkeys(FIELDS, "default")
     for key, value in _read_toml(path).items():
-        values[_known(key, str(path))] = _typed(key, value, str(path))
+        values[key] = _typed(_known(key, str(path)), value, str(path))
         sources[key] = str(path)
     for variable in sorted(variables):
         if variable.startswith(PREFIX):

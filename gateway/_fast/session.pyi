@@ -9,6 +9,18 @@ CLOSED: int  # 4
 WRITTEN: int  # 0, as codes.ReceiptCode
 FULL: int  # 2
 
+LANE_COUNT: int  # codes.LANE_COUNT
+
+# (code, reason) of codes.Closes, which this package does not import.
+NORMAL: tuple[int, str]
+PROTOCOL_ERROR: tuple[int, str]
+UNSUPPORTED_DATA: tuple[int, str]
+INVALID_TEXT: tuple[int, str]
+TOO_BIG: tuple[int, str]
+BAD_FRAMES: tuple[int, str]
+TOO_SLOW: tuple[int, str]
+TOO_FAST: tuple[int, str]
+
 class Session:
     """Sans-I/O: frames in by feed(), bytes out by take(). No clock (the caller passes monotonic ms), no picows,
     no JSON. Memory is bounded by limits: FRAME_BYTES_MAX of a message in parts, UNACKED_PER_CONNECTION_MAX
@@ -24,7 +36,9 @@ class Session:
     token_expiry_ms: int  # monotonic; 0 = none
     phase: int
     close_code: int  # 0 until a close is queued (ours) or received (echoed)
-    close_sent: bool
+    close_sent: bool  # take() handed our close frame out
+    close_received: bool  # with close_sent the handshake is done: phase CLOSED
+    blocked: bool  # set by the carrier above its high-water mark: offer() notes, fill() refuses, window_free() is 0
 
     def __init__(self, now_ms: int) -> None: ...
     def authenticate(
@@ -50,6 +64,8 @@ class Session:
         """The lane is complete up to `seq` (entries between expired, collapsed or were recalled)."""
     def begin_live(self) -> None:
         """RESUMING -> LIVE."""
+    def end(self) -> None:
+        """The socket is gone: CLOSED, nothing is queued or kept any more."""
     def ack(self, ident: bytes) -> tuple[int, int] | None:
         """(lane, seq) if `ident` (16 bytes) is written and unacked on this connection, else None. Frees its place."""
     def ack_upto(self, ident: bytes) -> list[tuple[bytes, int, int]] | None:
@@ -61,7 +77,7 @@ class Session:
     def wanted(self) -> bool:
         """Some lane was offered beyond at(): a fill is needed."""
     def window_free(self) -> int:
-        """Places left of UNACKED_PER_CONNECTION_MAX."""
+        """Places left of UNACKED_PER_CONNECTION_MAX; 0 while blocked."""
     def unacked(self) -> int: ...
     def ping(self, now_ms: int) -> None:
         """Queue a PING; pong_due_ms() counts from now."""

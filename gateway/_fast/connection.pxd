@@ -1,0 +1,29 @@
+from libc.stdint cimport int64_t
+from picows.picows cimport WSFrame, WSListener, WSTransport
+
+from gateway._fast.session cimport Session
+
+cdef class Connection(WSListener):
+    cdef:
+        readonly Session session
+        public str peer
+        readonly int64_t opened_ms
+        public int64_t deadline_ms
+        public object ready
+        public object state
+        object _policy
+        WSTransport _transport  # None before the upgrade and after the end
+        object _close_timer  # None until our close frame is written
+        bint _paused
+        bint _aborted
+
+    cpdef on_ws_connected(self, WSTransport transport)
+    cpdef on_ws_frame(self, WSTransport transport, WSFrame frame)
+    cpdef on_ws_disconnected(self, WSTransport transport)
+    cpdef pause_writing(self)
+    cpdef resume_writing(self)
+    cpdef flush(self)
+    cpdef abort(self)
+    cpdef bint is_open(self)
+    cdef object _settle(self)
+    cdef object _start_close_timer(self)

@@ -1,0 +1,180 @@
+"""The picows carrier: adapts a Session to a WebSocket transport (uvloop's, 2 KB read buffer).
+
+The server must be made with enable_auto_ping=False, enable_auto_pong=False (the session answers pings),
+use_aiofastnet=False and max_frame_size=FRAME_BYTES_MAX. picows checks frame headers itself: at a fault it sends
+its close frame, ignores later ones and disconnects; the session then learns of it in on_ws_disconnected only.
+
+Buffers: a frame's payload lies in picows' read buffer until on_ws_frame returns, so it is copied. What flush()
+writes stays the session's; the transport copies what the socket does not take at once.
+"""
+
+from typing import Protocol
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t
+from picows.picows cimport WSFrame, WSListener, WSTransport
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, Session
+
+from notification import limits as _limits
+
+# codes.Closes.TOO_SLOW, which this package must not import; a test holds them equal.
+TOO_SLOW = (4410, "too slow")
+
+cdef:
+    Py_ssize_t _UNSENT_BYTES_MAX = _limits.WRITE_BUFFER_BYTES_MAX
+    object _HIGH_WATER_BYTES = _limits.WRITE_BUFFER_BYTES_MAX
+    # uvloop's own default is 16 bytes (a slip of units), which would hold lanes back until all is sent.
+    object _LOW_WATER_BYTES = _limits.WRITE_BUFFER_BYTES_MAX // 4
+    object _CLOSE_DEADLINE_S = _limits.CLOSE_DEADLINE_MS / 1_000
+
+
+cdef int64_t _now_ms() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000 + now.tv_nsec // 1_000_000
+
+
+class Policy(Protocol):
+    """What a connection calls; connection.pyi is its contract."""
+
+    def opened(self, connection):
+        """The upgrade is done."""
+
+    def message(self, connection, text):
+        """A whole text message."""
+
+    def writable(self, connection):
+        """The socket drained below its low-water mark."""
+
+    def closed(self, connection, clean):
+        """The socket is gone."""
+
+
+cdef class Connection(WSListener):
+    """One socket; connection.pyi is its contract."""
+
+    def __init__(self, policy not None, int64_t now_ms):
+        self.session = Session(now_ms)
+        self.peer = ""
+        self.opened_ms = now_ms
+        self._policy = policy
+
+    cpdef on_ws_connected(self, WSTransport transport):
+        """picows: the 101 is written."""
+        self._transport = transport
+        # Read once, at the door; kept, they would cost 2 KB for the connection's whole life.
+        transport.request = None
+        transport.response = None
+        transport.underlying_transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES, low=_LOW_WATER_BYTES)
+        if not self.peer:
+            address = transport.underlying_transport.get_extra_info("peername")
+            if isinstance(address, tuple):
+                self.peer = address[0]
+        try:
+            self._policy.opened(self)
+        finally:
+            self.ready = None
+        self.flush()
+
+    cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
+        """picows: one frame, unmasked in place. Replies go out once per read, after its last frame."""
+        if self._aborted:
+            return
+        text = self.session.feed(
+            frame.msg_type, frame.fin, frame.rsv1 << 2 | frame.rsv2 << 1 | frame.rsv3,
+            PyBytes_FromStringAndSize(frame.payload_ptr, frame.payload_size), _now_ms(),
+        )
+        if text is not None:
+            self._policy.message(self, text)
+        if frame.last_in_buffer or self.session.phase >= PHASE_CLOSING:
+            self.flush()
+
+    cpdef on_ws_disconnected(self, WSTransport transport):
+        """picows: the socket is gone. Called once for each on_ws_connected."""
+        cdef bint clean = self.session.close_sent and self.session.close_received
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
+        if (
+            self.session.close_code == 0
+            and transport.close_handshake is not None and transport.close_handshake.sent is not None
+        ):
+            self.session.close_code = <int>transport.close_handshake.sent.code  # picows found the fault
+        self.session.end()
+        self._transport = None
+        self._policy.closed(self, clean)
+
+    cpdef pause_writing(self):
+        """picows: unsent bytes are above the high-water mark."""
+        self._paused = True
+        self.session.blocked = True
+
+    cpdef resume_writing(self):
+        """picows: unsent bytes are below the low-water mark."""
+        self._paused = False
+        self.session.blocked = False
+        self.flush()
+        if self.is_open() and not self._paused:
+            self._policy.writable(self)
+            self.flush()
+
+    cpdef flush(self):
+        """One write of everything the session queued; see connection.pyi."""
+        cdef Session session = self.session
+        cdef WSTransport transport = self._transport
+        if transport is None:
+            return
+        if transport.is_disconnected or self._aborted:
+            # _fast_write() does not look: the descriptor's number may be another user's socket by now.
+            session.discard()
+            return
+        if session._out_bytes:
+            if transport.is_close_frame_sent:  # ours, or picows' at a fault: nothing may follow it
+                session.discard()
+                self._start_close_timer()
+                return
+            if self._paused and session.phase < PHASE_CLOSING:
+                if session._out_bytes > _UNSENT_BYTES_MAX:
+                    session.close(TOO_SLOW[0], TOO_SLOW[1])  # never sent: tells closed() why
+                    self.abort()
+                return
+            transport._fast_write(session._out, session._out_bytes)
+            session.sent()
+        if session.close_sent:
+            self._settle()
+
+    cdef object _settle(self):
+        """Our close frame is out: await the peer's for CLOSE_DEADLINE_MS; with both, the server ends TCP first."""
+        self._transport.is_close_frame_sent = True
+        self._start_close_timer()
+        if self.session.phase == PHASE_CLOSED:
+            self._transport.underlying_transport.close()
+
+    cdef object _start_close_timer(self):
+        if self._close_timer is None:
+            self._close_timer = self._transport._loop.call_later(_CLOSE_DEADLINE_S, self.abort)
+
+    def congested(self):
+        """The socket's buffer is above its high-water mark."""
+        return self._paused
+
+    def close(self, int code, str reason not None):
+        """Queue our close frame and flush. ValueError: `code` may not be sent."""
+        self.session.close(code, reason)
+        self.flush()
+
+    cpdef abort(self):
+        """Drop the socket now, unsent bytes with it."""
+        if self._transport is not None and not self._aborted:
+            self._aborted = True
+            self.session.discard()
+            self._transport.underlying_transport.abort()
+
+    cpdef bint is_open(self):
+        """Connected, and no close is queued, sent or received."""
+        return (
+            self._transport is not None and not self._aborted and not self._transport.is_disconnected
+            and not self._transport.is_close_frame_sent and self.session.phase < PHASE_CLOSING
+        )

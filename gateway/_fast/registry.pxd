@@ -1,0 +1,3 @@
+cdef class Registry:
+    cdef dict _users  # tag -> one connection, or a tuple of them oldest first
+    cdef Py_ssize_t _count

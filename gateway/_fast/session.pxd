@@ -1,0 +1,77 @@
+"""C side of session: its fields, and what the carrier calls without going through Python."""
+
+from libc.stdint cimport int64_t, uint32_t
+
+from gateway._fast.utf8 cimport Utf8
+from gateway._fast.window cimport Window
+
+cdef enum Phase:
+    PHASE_AWAIT_AUTH = 0
+    PHASE_RESUMING = 1
+    PHASE_LIVE = 2
+    PHASE_CLOSING = 3
+    PHASE_CLOSED = 4
+
+cdef enum:
+    LANES = 6  # codes.LANE_COUNT
+
+cdef class Session:
+    cdef:
+        readonly str tenant
+        readonly str user
+        readonly str device
+        readonly str session_id
+        readonly str client_id
+        readonly bytes tag
+        readonly int64_t connection_epoch
+        public int64_t token_expiry_ms
+        readonly int phase
+        readonly int close_code
+        readonly bint close_sent
+        readonly bint close_received
+        public bint blocked
+
+        # Outgoing frames, ready to write. Owned here, PyMem; NULL while nothing is queued.
+        char* _out
+        Py_ssize_t _out_bytes
+        Py_ssize_t _out_capacity
+        int _pongs_unsent
+
+        Window _window
+        int64_t _at[LANES]
+        int64_t _want[LANES]
+
+        # A message in parts; _parts is None while none is open.
+        list _parts
+        Py_ssize_t _parts_bytes
+        int64_t _parts_since_ms
+        Utf8 _text
+
+        # Budgets in thousandths of a frame, so that a millisecond of refill is a whole number.
+        int64_t _frames_milli
+        int64_t _pings_milli
+        int64_t _refilled_ms
+        int _ack_credit
+        int _bad_frames
+
+        uint32_t _ping_number
+        int64_t _pinged_ms
+        int64_t _pong_due_ms
+        int64_t _rtt_ms
+
+    cpdef object feed(self, int opcode, bint fin, int rsv, bytes payload, int64_t now_ms)
+    cpdef object close(self, int code, str reason)
+    cpdef object end(self)
+    cdef void sent(self) noexcept
+    cdef void discard(self) noexcept
+
+    cdef int _frame(self, int opcode, const char* payload, Py_ssize_t count) except -1
+    cdef int _refill(self, int64_t now_ms) except -1
+    cdef int _control(self, int opcode, bint fin, bytes payload, int64_t now_ms) except -1
+    cdef object _data(self, int opcode, bint fin, bytes payload, int64_t now_ms)
+    cdef object _append(self, bint fin, bytes payload)
+    cdef int _pong(self, bytes payload, int64_t now_ms) except -1
+    cdef int _peer_close(self, bytes payload) except -1
+    cdef int _violate(self, int code, str reason) except -1
+    cdef int _lane(self, int lane) except -1
+    cdef int _write_item(self, bytes body) except -1

@@ -1,0 +1,469 @@
+"""The protocol core of one connection: RFC 6455 duties above the frame header, lanes, window, rate.
+
+Sans-I/O: no clock, no socket, no JSON. Buffers: `_out` and `_window` belong to the session (PyMem) and live at
+most until end(). A carrier may write `_out_bytes` bytes from `_out` itself and then call sent(); any call that
+queues may move `_out`. `payload` and `body` arguments are only read during the call, save the parts of a
+fragmented message, which are kept as they are.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
+
+from gateway._fast.utf8 cimport utf8_more, utf8_whole
+from gateway._fast.window cimport Written, window_add, window_clear, window_find, window_remove
+
+from notification import limits as _limits
+
+AWAIT_AUTH = PHASE_AWAIT_AUTH
+RESUMING = PHASE_RESUMING
+LIVE = PHASE_LIVE
+CLOSING = PHASE_CLOSING
+CLOSED = PHASE_CLOSED
+
+WRITTEN = 0  # codes.ReceiptCode.WRITTEN
+FULL = 2  # codes.ReceiptCode.FULL
+
+LANE_COUNT = LANES
+
+# codes.Closes, which this package must not import; a test holds them equal.
+NORMAL = (1000, "")
+PROTOCOL_ERROR = (1002, "protocol error")
+UNSUPPORTED_DATA = (1003, "text frames only")
+INVALID_TEXT = (1007, "invalid UTF-8")
+TOO_BIG = (1009, "message too big")
+BAD_FRAMES = (4400, "bad frames")
+TOO_SLOW = (4410, "too slow")
+TOO_FAST = (4429, "too fast")
+
+cdef enum:
+    # Opcodes of RFC 6455 §5.2.
+    OP_CONTINUATION = 0x0
+    OP_TEXT = 0x1
+    OP_BINARY = 0x2
+    OP_CLOSE = 0x8
+    OP_PING = 0x9
+    OP_PONG = 0xA
+    CONTROL_BYTES_MAX = 125  # RFC 6455 §5.5
+    REASON_BYTES_MAX = 123  # a close frame's payload less its code
+    HEADER_BYTES_MAX = 10  # server to client: no mask
+    PING_BYTES = 4
+    OUT_BYTES_MIN = 256
+
+cdef:
+    int _UNACKED_COUNT_MAX = _limits.UNACKED_PER_CONNECTION_MAX
+    Py_ssize_t _MESSAGE_BYTES_MAX = _limits.FRAME_BYTES_MAX
+    Py_ssize_t _PARTS_COUNT_MAX = _limits.FRAGMENTS_MAX
+    int64_t _MESSAGE_OPEN_MS_MAX = _limits.MESSAGE_OPEN_MS_MAX
+    int64_t _PONG_DUE_MS = _limits.PONG_DUE_MS
+    int64_t _FRAMES_PER_S = _limits.CLIENT_FRAMES_PER_S_MAX
+    int64_t _FRAMES_MILLI_MAX = _limits.CLIENT_FRAMES_BURST_MAX * 1_000
+    int64_t _PINGS_PER_S = _limits.CLIENT_PINGS_PER_S_MAX
+    int64_t _PINGS_MILLI_MAX = _limits.CLIENT_PINGS_BURST_MAX * 1_000
+    int _PONGS_UNSENT_MAX = _limits.CLIENT_PINGS_BURST_MAX
+    int _BAD_FRAMES_MAX = _limits.BAD_FRAMES_MAX
+
+
+cdef bint _code_may_arrive(int code) noexcept nogil:
+    """Codes a peer may put into a close frame: RFC 6455 §7.4.1, §7.4.2 and the IANA registry (1012-1014)."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+cdef class Session:
+    """One connection's protocol state; session.pyi is its contract. Not thread-safe: one event loop owns it."""
+
+    def __init__(self, int64_t now_ms):
+        cdef int lane
+        self.tenant = self.user = self.device = self.session_id = self.client_id = ""
+        self.tag = b""
+        self.phase = PHASE_AWAIT_AUTH
+        self._frames_milli = _FRAMES_MILLI_MAX
+        self._pings_milli = _PINGS_MILLI_MAX
+        self._refilled_ms = now_ms
+        self._rtt_ms = -1
+        for lane in range(LANES):
+            self._at[lane] = -1
+            self._want[lane] = -1
+
+    def __dealloc__(self):
+        PyMem_Free(self._out)
+        window_clear(&self._window)
+
+    def authenticate(
+        self, str tenant not None, str user not None, str device not None, str client_id not None,
+        str session_id not None, bytes tag not None, int64_t connection_epoch, int64_t token_expiry_ms,
+    ):
+        """Set who this is; AWAIT_AUTH -> RESUMING. A later phase stays as it is."""
+        self.tenant = tenant
+        self.user = user
+        self.device = device
+        self.client_id = client_id
+        self.session_id = session_id
+        self.tag = tag
+        self.connection_epoch = connection_epoch
+        self.token_expiry_ms = token_expiry_ms
+        if self.phase == PHASE_AWAIT_AUTH:
+            self.phase = PHASE_RESUMING
+
+    # --- frames in ----------------------------------------------------------
+    cpdef object feed(self, int opcode, bint fin, int rsv, bytes payload, int64_t now_ms):
+        """One unmasked frame in; a whole valid text message out, or None. See session.pyi for the violations."""
+        if payload is None:
+            raise TypeError("payload must be bytes")
+        if self.phase == PHASE_CLOSED or self.close_received:
+            return None
+        if self.phase == PHASE_CLOSING:  # after our close only the peer's counts (RFC 6455 §1.4)
+            if opcode == OP_CLOSE:
+                self.close_received = True
+                if self.close_sent:
+                    self.phase = PHASE_CLOSED
+            return None
+        self._refill(now_ms)
+        if self._parts is not None and now_ms - self._parts_since_ms > _MESSAGE_OPEN_MS_MAX:
+            self._violate(TOO_BIG[0], TOO_BIG[1])
+        elif rsv != 0:  # no extension was negotiated
+            self._violate(PROTOCOL_ERROR[0], PROTOCOL_ERROR[1])
+        elif opcode >= 0x8:
+            self._control(opcode, fin, payload, now_ms)
+        else:
+            return self._data(opcode, fin, payload, now_ms)
+        return None
+
+    cdef int _refill(self, int64_t now_ms) except -1:
+        cdef int64_t elapsed_ms = now_ms - self._refilled_ms
+        if elapsed_ms <= 0:
+            return 0
+        self._refilled_ms = now_ms
+        self._frames_milli = min(_FRAMES_MILLI_MAX, self._frames_milli + elapsed_ms * _FRAMES_PER_S)
+        self._pings_milli = min(_PINGS_MILLI_MAX, self._pings_milli + elapsed_ms * _PINGS_PER_S)
+        return 0
+
+    cdef object _data(self, int opcode, bint fin, bytes payload, int64_t now_ms):
+        if opcode == OP_TEXT and self._parts is None:
+            if self._ack_credit > 0:
+                self._ack_credit -= 1
+            elif self._frames_milli >= 1_000:
+                self._frames_milli -= 1_000
+            else:
+                self._violate(TOO_FAST[0], TOO_FAST[1])
+                return None
+            if not fin:
+                self._parts = []
+                self._parts_bytes = 0
+                self._parts_since_ms = now_ms
+                self._text.due = 0
+                return self._append(fin, payload)
+            if PyBytes_GET_SIZE(payload) > _MESSAGE_BYTES_MAX:
+                self._violate(TOO_BIG[0], TOO_BIG[1])
+            elif not utf8_whole(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)):
+                self._violate(INVALID_TEXT[0], INVALID_TEXT[1])
+            else:
+                return payload
+        elif opcode == OP_CONTINUATION and self._parts is not None:
+            return self._append(fin, payload)
+        elif opcode == OP_BINARY and self._parts is None:
+            self._violate(UNSUPPORTED_DATA[0], UNSUPPORTED_DATA[1])
+        else:
+            self._violate(PROTOCOL_ERROR[0], PROTOCOL_ERROR[1])
+        return None
+
+    cdef object _append(self, bint fin, bytes payload):
+        cdef Py_ssize_t count = PyBytes_GET_SIZE(payload)
+        self._parts.append(payload)
+        self._parts_bytes += count
+        if self._parts_bytes > _MESSAGE_BYTES_MAX or len(self._parts) > _PARTS_COUNT_MAX:
+            self._violate(TOO_BIG[0], TOO_BIG[1])
+            return None
+        if not utf8_more(&self._text, <const unsigned char*>PyBytes_AS_STRING(payload), count):
+            self._violate(INVALID_TEXT[0], INVALID_TEXT[1])
+            return None
+        if not fin:
+            return None
+        if self._text.due:
+            self._violate(INVALID_TEXT[0], INVALID_TEXT[1])
+            return None
+        whole = b"".join(self._parts)
+        self._parts = None
+        return whole
+
+    cdef int _control(self, int opcode, bint fin, bytes payload, int64_t now_ms) except -1:
+        cdef Py_ssize_t count = PyBytes_GET_SIZE(payload)
+        if not fin or count > CONTROL_BYTES_MAX:
+            self._violate(PROTOCOL_ERROR[0], PROTOCOL_ERROR[1])
+        elif opcode == OP_PING:
+            if self._pings_milli < 1_000:
+                self._violate(TOO_FAST[0], TOO_FAST[1])
+            elif self._pongs_unsent >= _PONGS_UNSENT_MAX:  # it asks, but does not read
+                self._violate(TOO_SLOW[0], TOO_SLOW[1])
+            else:
+                self._pings_milli -= 1_000
+                self._pongs_unsent += 1
+                self._frame(OP_PONG, PyBytes_AS_STRING(payload), count)
+        elif opcode == OP_PONG:
+            self._pong(payload, now_ms)
+        elif opcode == OP_CLOSE:
+            self._peer_close(payload)
+        else:
+            self._violate(PROTOCOL_ERROR[0], PROTOCOL_ERROR[1])
+        return 0
+
+    cdef int _pong(self, bytes payload, int64_t now_ms) except -1:
+        if self._pong_due_ms and payload == self._ping_number.to_bytes(PING_BYTES, "big"):
+            self._pong_due_ms = 0
+            self._rtt_ms = now_ms - self._pinged_ms
+        elif self._pings_milli >= 1_000:  # unsolicited pongs are allowed (RFC 6455 §5.5.3), floods are not
+            self._pings_milli -= 1_000
+        else:
+            self._violate(TOO_FAST[0], TOO_FAST[1])
+        return 0
+
+    cdef int _peer_close(self, bytes payload) except -1:
+        cdef const unsigned char* data = <const unsigned char*>PyBytes_AS_STRING(payload)
+        cdef Py_ssize_t count = PyBytes_GET_SIZE(payload)
+        cdef int code
+        self.close_received = True
+        if count == 0:
+            self._violate(NORMAL[0], NORMAL[1])
+            return 0
+        code = data[0] << 8 | data[1] if count >= 2 else 0
+        if not _code_may_arrive(code):
+            self._violate(PROTOCOL_ERROR[0], PROTOCOL_ERROR[1])
+        elif not utf8_whole(<const char*>data + 2, count - 2):
+            self._violate(INVALID_TEXT[0], INVALID_TEXT[1])
+        else:
+            self._violate(code, "")
+        return 0
+
+    # --- frames out ---------------------------------------------------------
+    cdef int _frame(self, int opcode, const char* payload, Py_ssize_t count) except -1:
+        """Append one unmasked frame, FIN set (RFC 6455 §5.2). `payload` is copied."""
+        cdef Py_ssize_t wanted = self._out_bytes + HEADER_BYTES_MAX + count
+        cdef Py_ssize_t capacity
+        cdef char* grown
+        cdef unsigned char* head
+        cdef int shift
+        if wanted > self._out_capacity:
+            capacity = max(self._out_capacity * 2, wanted, OUT_BYTES_MIN)
+            grown = <char*>PyMem_Realloc(self._out, capacity)
+            if grown == NULL:
+                raise MemoryError()
+            self._out = grown
+            self._out_capacity = capacity
+        head = <unsigned char*>self._out + self._out_bytes
+        head[0] = <unsigned char>(0x80 | opcode)
+        if count < 126:
+            head[1] = <unsigned char>count
+            head += 2
+        elif count < 65_536:
+            head[1] = 126
+            head[2] = <unsigned char>(count >> 8)
+            head[3] = <unsigned char>(count & 0xFF)
+            head += 4
+        else:
+            head[1] = 127
+            for shift in range(8):
+                head[2 + shift] = <unsigned char>((<uint64_t>count >> (56 - 8 * shift)) & 0xFF)
+            head += 10
+        memcpy(head, payload, count)
+        self._out_bytes = <char*>head + count - self._out
+        return 0
+
+    def send(self, bytes frame not None):
+        """Queue a server text frame outside lanes and window. Nothing after a close was queued."""
+        if self.phase < PHASE_CLOSING:
+            self._frame(OP_TEXT, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+
+    def ping(self, int64_t now_ms):
+        """Queue a PING whose payload is its number; pong_due_ms() counts from now."""
+        if self.phase >= PHASE_CLOSING:
+            return
+        if self._parts is not None and now_ms - self._parts_since_ms > _MESSAGE_OPEN_MS_MAX:
+            self._violate(TOO_BIG[0], TOO_BIG[1])
+            return
+        self._ping_number += 1
+        cdef bytes payload = self._ping_number.to_bytes(PING_BYTES, "big")
+        self._pinged_ms = now_ms
+        self._pong_due_ms = now_ms + _PONG_DUE_MS
+        self._frame(OP_PING, PyBytes_AS_STRING(payload), PING_BYTES)
+
+    def pong_due_ms(self):
+        """Monotonic ms by which a pong must come; 0 = none outstanding."""
+        return self._pong_due_ms
+
+    def ping_rtt_ms(self):
+        """Last ping's round trip; -1 before the first."""
+        return self._rtt_ms
+
+    def bad_frame(self):
+        """Count a frame the policy rejected; True (and close 4400 queued) when it was one too many."""
+        self._bad_frames += 1
+        if self._bad_frames < _BAD_FRAMES_MAX:
+            return False
+        self._violate(BAD_FRAMES[0], BAD_FRAMES[1])
+        return True
+
+    cdef int _violate(self, int code, str reason) except -1:
+        """Queue a close frame once and forget an open message."""
+        cdef bytes payload
+        self._parts = None
+        if self.phase >= PHASE_CLOSING:
+            return 0
+        payload = code.to_bytes(2, "big")
+        if reason:
+            payload += reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore").encode()
+        self._frame(OP_CLOSE, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+        self.close_code = code
+        self.phase = PHASE_CLOSING
+        return 0
+
+    cpdef object close(self, int code, str reason):
+        """Queue a close frame once; later calls do nothing. Phase CLOSING. `reason` is cut to 123 bytes."""
+        if not _code_may_arrive(code):
+            raise ValueError(f"{code} is not a close code that may be sent")
+        self._violate(code, reason)
+
+    cpdef object end(self):
+        """The socket is gone: CLOSED, nothing is queued or kept any more."""
+        self.discard()
+        self.phase = PHASE_CLOSED
+        self._parts = None
+        self._pong_due_ms = 0
+        window_clear(&self._window)
+
+    def pending(self):
+        """Bytes queued."""
+        return self._out_bytes
+
+    def take(self):
+        """All queued frames as one bytes, a copy the caller owns; the queue is empty afterwards."""
+        cdef bytes out = PyBytes_FromStringAndSize(self._out, self._out_bytes)
+        self.sent()
+        return out
+
+    cdef void sent(self) noexcept:
+        """What was queued is on its way, our close frame included."""
+        self.discard()
+        if self.phase == PHASE_CLOSING:
+            self.close_sent = True
+            if self.close_received:
+                self.phase = PHASE_CLOSED
+
+    cdef void discard(self) noexcept:
+        """Empty the queue and free it: an idle connection keeps no buffer."""
+        PyMem_Free(self._out)
+        self._out = NULL
+        self._out_bytes = self._out_capacity = 0
+        self._pongs_unsent = 0
+
+    # --- lanes and window ---------------------------------------------------
+    cdef int _lane(self, int lane) except -1:
+        if lane < 0 or lane >= LANES:
+            raise ValueError(f"lane must be 0 to {LANES - 1}")
+        return lane
+
+    cdef int _write_item(self, bytes body) except -1:
+        """Queue a notification; its ack will cost no rate budget."""
+        self._frame(OP_TEXT, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        self._ack_credit = min(self._ack_credit + 1, _UNACKED_COUNT_MAX)
+        return 0
+
+    def offer(self, int lane, int64_t seq, int64_t prev, bytes ident not None, bytes body not None):
+        """A live item from the bus: WRITTEN, or FULL and remembered as wanted. ValueError: lane or id malformed."""
+        self._lane(lane)
+        if PyBytes_GET_SIZE(ident) != 16:
+            raise ValueError("ident must be 16 bytes")
+        if self.phase != PHASE_RESUMING and self.phase != PHASE_LIVE:
+            return FULL
+        if seq <= self._at[lane]:
+            # Still unacked here: a retry. While blocked the first copy has not even left the socket's buffer.
+            if not self.blocked and window_find(&self._window, PyBytes_AS_STRING(ident)) >= 0:
+                self._write_item(body)
+            return WRITTEN
+        if (
+            self.phase == PHASE_LIVE and self._at[lane] >= prev and self._at[lane] >= 0
+            and self._want[lane] <= self._at[lane] and self.window_free() > 0
+        ):
+            window_add(&self._window, lane, seq, PyBytes_AS_STRING(ident))
+            self._write_item(body)
+            self._at[lane] = seq
+            return WRITTEN
+        self._want[lane] = max(self._want[lane], seq)
+        return FULL
+
+    def fill(self, int lane, int64_t seq, int64_t prev, bytes ident not None, bytes body not None):
+        """An owed item from the log, in lane order (so `prev` needs no look). False: no room, nothing queued."""
+        self._lane(lane)
+        if PyBytes_GET_SIZE(ident) != 16:
+            raise ValueError("ident must be 16 bytes")
+        if self.phase != PHASE_RESUMING and self.phase != PHASE_LIVE:
+            return False
+        if seq <= self._at[lane]:
+            return True
+        if self.window_free() == 0:
+            return False
+        window_add(&self._window, lane, seq, PyBytes_AS_STRING(ident))
+        self._write_item(body)
+        self._at[lane] = seq
+        return True
+
+    def advance(self, int lane, int64_t seq):
+        """The lane is complete up to `seq`; never moves back."""
+        self._lane(lane)
+        self._at[lane] = max(self._at[lane], seq)
+
+    def set_at(self, int lane, int64_t seq):
+        """Start of a lane from a cursor."""
+        self._at[self._lane(lane)] = seq
+
+    def begin_live(self):
+        """RESUMING -> LIVE. Other phases stay."""
+        if self.phase == PHASE_RESUMING:
+            self.phase = PHASE_LIVE
+
+    def ack(self, bytes ident not None):
+        """(lane, seq) of a written, unacked id (16 bytes); else None. Frees its place."""
+        if PyBytes_GET_SIZE(ident) != 16:
+            return None
+        cdef int i = window_find(&self._window, PyBytes_AS_STRING(ident))
+        if i < 0:
+            return None
+        found = (self._window.entries[i].lane, self._window.entries[i].seq)
+        window_remove(&self._window, i, 1)
+        return found
+
+    def ack_upto(self, bytes ident not None):
+        """[(id, lane, seq)] written up to and with `ident`, in write order; None if it is not unacked."""
+        if PyBytes_GET_SIZE(ident) != 16:
+            return None
+        cdef int i
+        cdef Written* one
+        cdef int last = window_find(&self._window, PyBytes_AS_STRING(ident))
+        if last < 0:
+            return None
+        found = []
+        for i in range(last + 1):
+            one = &self._window.entries[i]
+            found.append((PyBytes_FromStringAndSize(<char*>one.ident, 16), one.lane, one.seq))
+        window_remove(&self._window, 0, last + 1)
+        return found
+
+    def at(self):
+        """Per lane, the seq up to which this connection has everything; -1 = nothing known."""
+        cdef int lane
+        return [self._at[lane] for lane in range(LANES)]
+
+    def wanted(self):
+        """Some lane was offered beyond at()."""
+        cdef int lane
+        for lane in range(LANES):
+            if self._want[lane] > self._at[lane]:
+                return True
+        return False
+
+    def window_free(self):
+        """Places left of UNACKED_PER_CONNECTION_MAX; 0 while blocked."""
+        return 0 if self.blocked else _UNACKED_COUNT_MAX - self._window.count
+
+    def unacked(self):
+        return self._window.count

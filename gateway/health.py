@@ -1,0 +1,109 @@
+"""Signs of life: the beat of this process, batched health pings, /health and /metrics."""
+
+import asyncio
+import os
+
+import msgspec
+import prometheus_client
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from gateway._fast.connection import Connection
+from gateway._fast.registry import Registry
+from gateway.clock import unix_ms
+from gateway.connections import Connections
+from gateway.pipeline import Pipeline
+from gateway.presence import Presence
+from notification import telemetry
+from notification.bus import Bus
+from notification.limits import BEAT_MS, HEALTH_PING_CLIENTS_MAX, HEARTBEAT_MS, LEASE_RENEW_MS
+from notification.messages import Beat, HealthPing, encode
+from notification.names import STATUS_SUBJECT, health_subject
+
+_log = structlog.get_logger("health")
+
+
+class Health:
+    """Beats each BEAT_MS; renews lease and presence in the same rhythm."""
+
+    def __init__(
+        self, bus: Bus, pipeline: Pipeline, presence: Presence, connections: Connections,
+        registry: Registry[Connection], gateway_id: str,
+    ) -> None:  # fmt: skip
+        self._bus = bus
+        self._pipeline = pipeline
+        self._presence = presence
+        self._connections = connections
+        self._registry = registry
+        self._gateway_id = gateway_id
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """The first lease and beat are out when this returns."""
+        await self._presence.renew()
+        await self.beat()
+        self._tasks = [asyncio.create_task(self._beats()), asyncio.create_task(self._leases())]
+        self._tasks.append(asyncio.create_task(self._pings()))
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def beat(self) -> None:
+        """Tell workers that this process lives, and whether it drains."""
+        telemetry.RECEIPTS_QUEUED.set(self._pipeline.queued)
+        message = Beat(self._gateway_id, unix_ms(), self._connections.count(), self._connections.draining)
+        await self._bus.publish(STATUS_SUBJECT, encode(message))
+
+    async def _beats(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_MS / 1_000)
+            await self.beat()
+
+    async def _leases(self) -> None:
+        # Beside the beats, not among them: a Redis that answers slowly must not look like a dead gateway.
+        while True:
+            await asyncio.sleep(LEASE_RENEW_MS / 1_000)
+            await self._presence.renew()
+            self._presence.tick()
+
+    async def _pings(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_MS / 1_000)
+            clients = [
+                (connection.session.client_id, connection.session.ping_rtt_ms())
+                for connection in self._registry.connections()
+            ]
+            for first in range(0, len(clients), HEALTH_PING_CLIENTS_MAX):
+                part = clients[first : first + HEALTH_PING_CLIENTS_MAX]
+                message = HealthPing(self._gateway_id, unix_ms(), part)
+                await self._bus.publish(health_subject(self._gateway_id), encode(message))
+
+    # --- HTTP ---------------------------------------------------------------
+    async def health(self) -> tuple[int, str, bytes]:
+        """GET /health: 200, or 503 while draining."""
+        draining = self._connections.draining
+        body = msgspec.json.encode(
+            {
+                "status": "draining" if draining else "ok",
+                "draining": draining,
+                "connections": self._connections.count(),
+                "gateway_id": self._gateway_id,
+                "redis": "up" if self._pipeline.connected else "down",
+            }
+        )
+        return (503 if draining else 200), "application/json", body + b"\n"
+
+    async def metrics(self) -> tuple[int, str, bytes]:
+        """GET /metrics: all processes summed, Prometheus text."""
+        return 200, prometheus_client.CONTENT_TYPE_LATEST, await asyncio.to_thread(_collect)
+
+
+def _collect() -> bytes:
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return prometheus_client.generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return prometheus_client.generate_latest(registry)

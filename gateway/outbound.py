@@ -1,0 +1,88 @@
+"""Receipts on their way up: acks, opens and closes, one packed stream entry per tick.
+
+Entries of one boot are numbered from 1 without a gap; an entry that had to be dropped leaves a missing number,
+which role receipts audits.
+"""
+
+import asyncio
+
+from gateway._fast.session import Session
+from gateway.clock import unix_ms
+from gateway.pipeline import Pipeline
+from notification import telemetry
+from notification.bus import Bus
+from notification.limits import RECEIPTS_PER_ENTRY_MAX, RECEIPTS_STREAM_ENTRIES_MAX, RECEIPTS_TICK_MS
+from notification.messages import AckReceipt, ConnectionReceipt, ReceiptsEntry, encode
+from notification.names import RECEIPTS_FIELD, RECEIPTS_STREAM, ack_subject
+
+
+class Outbound:
+    """Collects receipts; a full entry or RECEIPTS_TICK_MS after the first one sends them."""
+
+    def __init__(self, pipeline: Pipeline, bus: Bus, gateway_id: str) -> None:
+        self._pipeline = pipeline
+        self._bus = bus
+        self._gateway_id = gateway_id
+        self._subject = ack_subject(gateway_id)
+        self._acks: list[AckReceipt] = []
+        self._connections: list[ConnectionReceipt] = []
+        self._number = 0
+        self._armed = False
+        self._copies: list[bytes] = []
+        self._copying: asyncio.Task[None] | None = None
+
+    def acked(self, session: Session, lane: int, seq: int, ident: bytes) -> None:
+        """A device acknowledged an item that was written to it."""
+        self._acks.append(AckReceipt(session.tenant, session.user, session.device, lane, seq, ident, unix_ms()))
+        self._arm()
+
+    def opened(self, session: Session) -> None:
+        self._connection("open", session, 0)
+
+    def closed(self, session: Session, code: int) -> None:
+        self._connection("close", session, code)
+
+    def _connection(self, event: str, session: Session, code: int) -> None:
+        self._connections.append(
+            ConnectionReceipt(
+                event, session.session_id, session.tenant, session.user, session.device, code, unix_ms()
+            )
+        )
+        self._arm()
+
+    def _arm(self) -> None:
+        if len(self._acks) + len(self._connections) >= RECEIPTS_PER_ENTRY_MAX:
+            self.flush()
+        elif not self._armed:
+            self._armed = True
+            asyncio.get_running_loop().call_later(RECEIPTS_TICK_MS / 1_000, self._tick)
+
+    def _tick(self) -> None:
+        self._armed = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand what was collected to the pipeline."""
+        count = len(self._acks) + len(self._connections)
+        if count == 0:
+            return
+        self._number += 1
+        packed = encode(ReceiptsEntry(self._gateway_id, self._number, self._acks, self._connections))
+        self._acks = []
+        self._connections = []
+        kept = self._pipeline.push(
+            "XADD", RECEIPTS_STREAM, "MAXLEN", "~", RECEIPTS_STREAM_ENTRIES_MAX, "*", RECEIPTS_FIELD, packed
+        )
+        if not kept:
+            telemetry.RECEIPTS_LOST.inc(count)
+        self._copies.append(packed)
+        if self._copying is None:
+            self._copying = asyncio.get_running_loop().create_task(self._copy())
+
+    async def _copy(self) -> None:
+        """Live copies for whoever watches; the stream holds the truth."""
+        while self._copies:
+            copies, self._copies = self._copies, []
+            for packed in copies:
+                await self._bus.publish(self._subject, packed)
+        self._copying = None

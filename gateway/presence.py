@@ -1,0 +1,164 @@
+"""Who is connected where, in Redis: entries of this process, its lease, the marker of the presence store.
+
+The gateway's memory is the truth; Redis may lose everything at any time and is rewritten.
+"""
+
+import asyncio
+from collections import deque
+from typing import Final, NamedTuple
+
+import structlog
+
+from gateway._fast.connection import Connection
+from gateway._fast.registry import Registry
+from gateway.clock import now_ms, unix_ms
+from gateway.pipeline import Pipeline, PipelineError
+from notification.errors import Unavailable
+from notification.limits import (
+    DEVICES_PER_USER_MAX,
+    LEASE_MS,
+    LEASE_RENEW_MS,
+    PIPELINE_COMMANDS_MAX,
+    PRESENCE_WRITE_MS_MAX,
+    RECONNECTING_MS,
+)
+from notification.names import PRESENCE_BORN, lease_key, presence_key
+from notification.presence import Entry, PresenceState
+
+_log = structlog.get_logger("presence")
+
+# KEYS[1] the user's hash; ARGV: device, epoch, entry. A newer connection's entry survives.
+PUT: Final = """\
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+local epoch = held and tonumber(string.match(held, '^%S+ (%d+) '))
+if epoch and epoch > tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+
+# KEYS[1] the user's hash; ARGV: device, "gateway_id epoch ". Removes the entry only if it is still ours.
+REMOVE: Final = """\
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held and string.sub(held, 1, #ARGV[2]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
+return 0
+"""
+
+# KEYS[1] the user's hash; ARGV: how many entries need no closer look. Devices that are online.
+COUNT: Final = """\
+local count = redis.call('HLEN', KEYS[1])
+if count <= tonumber(ARGV[1]) then return count end
+count = 0
+for _, entry in ipairs(redis.call('HVALS', KEYS[1])) do
+  if string.find(entry, ' ONLINE ', 1, true) then count = count + 1 end
+end
+return count
+"""
+
+
+class _Away(NamedTuple):
+    """A device whose connection broke; its entry says RECONNECTING until `due_ms` (monotonic)."""
+
+    due_ms: int
+    tag: str
+    device: str
+    epoch: int
+    since_ms: int
+
+
+class Presence:
+    """The entries of one gateway process."""
+
+    def __init__(self, pipeline: Pipeline, registry: Registry[Connection], gateway_id: str) -> None:
+        self._pipeline = pipeline
+        self._registry = registry
+        self._gateway_id = gateway_id
+        self._away: deque[_Away] = deque()  # in order of due_ms: the delay is the same for all
+        self._gone: deque[tuple[str, str, int]] = deque(maxlen=PIPELINE_COMMANDS_MAX)  # removals Redis missed
+        self._born: bytes | None = None
+        self._stale = False  # a write was skipped while Redis was away
+
+    def online(self, connection: Connection) -> None:
+        """Write the connection's entry."""
+        session = connection.session
+        self._put(session.tag.decode("ascii"), session.device, session.connection_epoch, PresenceState.ONLINE,
+                  session.connection_epoch)  # fmt: skip
+
+    async def settled(self, connection: Connection) -> int:
+        """Wait until Redis holds the entry (at most PRESENCE_WRITE_MS_MAX); how many devices the user has online.
+
+        0 when Redis is away: then workers treat presence as unknown and ask every gateway.
+        """
+        key = presence_key(connection.session.tag.decode("ascii"))
+        try:
+            async with asyncio.timeout(PRESENCE_WRITE_MS_MAX / 1_000):
+                return int(await self._pipeline.call("EVAL", COUNT, 1, key, DEVICES_PER_USER_MAX))
+        except (Unavailable, TimeoutError, PipelineError):
+            return 0
+
+    def reconnecting(self, connection: Connection) -> None:
+        """The socket broke, or we sent the client away: it should be back within RECONNECTING_MS."""
+        session = connection.session
+        away = _Away(
+            now_ms() + RECONNECTING_MS, session.tag.decode("ascii"), session.device, session.connection_epoch,
+            unix_ms(),
+        )  # fmt: skip
+        self._away.append(away)
+        self._put(away.tag, away.device, away.epoch, PresenceState.RECONNECTING, away.since_ms)
+
+    def offline(self, connection: Connection) -> None:
+        """The client said goodbye."""
+        session = connection.session
+        self._remove(session.tag.decode("ascii"), session.device, session.connection_epoch)
+
+    def tick(self) -> None:
+        """Remove who did not come back. Call about once a second."""
+        now = now_ms()
+        while self._away and self._away[0].due_ms <= now:
+            away = self._away.popleft()
+            self._remove(away.tag, away.device, away.epoch)
+
+    async def renew(self) -> None:
+        """Renew the lease; rewrite every entry when the store was lost or missed a write."""
+        try:
+            async with asyncio.timeout(LEASE_RENEW_MS / 1_000):
+                self._pipeline_lease()
+                born = await self._pipeline.call("SET", PRESENCE_BORN, now := str(unix_ms()), "NX", "GET")
+        except (Unavailable, TimeoutError, PipelineError):
+            self._stale = True
+            return
+        marker = born if born is not None else now.encode("ascii")
+        if marker != self._born or self._stale:
+            self._born = marker
+            self._rewrite()
+
+    def _pipeline_lease(self) -> None:
+        if not self._pipeline.connected:
+            raise Unavailable("Redis is away")
+        self._pipeline.push("SET", lease_key(self._gateway_id), "1", "PX", LEASE_MS)
+
+    def _rewrite(self) -> None:
+        self._stale = False
+        while self._gone and not self._stale:
+            self._remove(*self._gone.popleft())
+        connections = self._registry.connections()
+        for connection in connections:
+            self.online(connection)
+        for away in self._away:
+            self._put(away.tag, away.device, away.epoch, PresenceState.RECONNECTING, away.since_ms)
+        if connections or self._away:
+            _log.info("presence_rewritten", entries=len(connections) + len(self._away))
+
+    def _put(self, tag: str, device: str, epoch: int, state: PresenceState, since_ms: int) -> None:
+        entry = Entry(self._gateway_id, epoch, state, since_ms).encode()
+        if not self._pipeline.connected or not self._pipeline.push(
+            "EVAL", PUT, 1, presence_key(tag), device, epoch, entry
+        ):
+            self._stale = True
+
+    def _remove(self, tag: str, device: str, epoch: int) -> None:
+        ours = f"{self._gateway_id} {epoch} "
+        if not self._pipeline.connected or not self._pipeline.push(
+            "EVAL", REMOVE, 1, presence_key(tag), device, ours
+        ):
+            self._stale = True
+            self._gone.append((tag, device, epoch))

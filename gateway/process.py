@@ -1,0 +1,149 @@
+"""One gateway process: everything is made and wired here, and nowhere else."""
+
+import asyncio
+import os
+import re
+import secrets
+import socket
+import sys
+
+import structlog
+import uvloop
+
+from gateway import drain, listener
+from gateway._fast.connection import Connection
+from gateway._fast.registry import Registry
+from gateway.clock import DatabaseClock
+from gateway.commands import Commands
+from gateway.connections import Connections
+from gateway.edge import Edge
+from gateway.handshake import HEALTH_PATH, METRICS_PATH
+from gateway.health import Health
+from gateway.inbound import Inbound
+from gateway.listener import Listener
+from gateway.outbound import Outbound
+from gateway.pipeline import Pipeline, RedisPipeline
+from gateway.presence import Presence
+from gateway.resume import Resume
+from gateway.timers import Timers
+from notification import settings as configuration
+from notification import telemetry
+from notification.bus import Bus, NatsBus
+from notification.errors import HeraldError, Unavailable
+from notification.ids import new_ulid
+from notification.lifecycle import die_with_parent, notify_ready, stop_event
+from notification.limits import DRAIN_LISTEN_MS, REDIS_REPLY_MS_MAX, STARTUP_DEADLINE_S
+from notification.settings import Settings
+
+_log = structlog.get_logger("gateway")
+
+
+def make_gateway_id(index: int) -> str:
+    """`{host}-{process index}-{boot ULID}`: one token of a subject, new with every boot."""
+    host = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-")[:20] or "gateway"
+    return f"{host}-{index}-{new_ulid()}"
+
+
+class Gateway:
+    """The parts of one process. It owns neither bus nor pipeline: whoever made them closes them."""
+
+    def __init__(self, bus: Bus, pipeline: Pipeline, gateway_id: str) -> None:
+        self.gateway_id = gateway_id
+        self._bus = bus
+        self._pipeline = pipeline
+        self.registry: Registry[Connection] = Registry()
+        clock = DatabaseClock()
+        self._timers = Timers()
+        self.edge = Edge(bus, self._edge_changed)
+        self._presence = Presence(pipeline, self.registry, gateway_id)
+        self._outbound = Outbound(pipeline, bus, gateway_id)
+        self._resume = Resume(bus, self.edge, self._presence, clock)
+        self._commands = Commands(bus, self.edge, self._outbound, self._resume)
+        self.connections = Connections(
+            self.registry, self.edge, self._presence, self._outbound, self._resume, self._commands, self._timers
+        )
+        self._inbound = Inbound(self.registry, self._resume, clock)
+        self._health = Health(bus, pipeline, self._presence, self.connections, self.registry, gateway_id)
+        self._listener = Listener(
+            self.connections, self.edge, self._timers,
+            {HEALTH_PATH: self._health.health, METRICS_PATH: self._health.metrics},
+        )  # fmt: skip
+        self._listener.connections = self.connections.count
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve on a bound socket. Batches are answered before the first client is accepted."""
+        self._timers.start(self._resume.tick)
+        self.edge.start()
+        await self._inbound.start(self._bus, self.gateway_id)
+        await self._health.start()
+        await self._listener.start(sock)
+
+    async def drain(self) -> None:
+        """Refuse newcomers, send the clients away, hand over every receipt, stop."""
+        self.connections.draining = self._listener.draining = self._inbound.draining = True
+        await self._health.beat()
+        # What the kernel accepted for us already is answered 503, and so is a load balancer's health check.
+        await asyncio.sleep(DRAIN_LISTEN_MS / 1_000)
+        await self._listener.close()
+        await drain.send_away(self.registry.connections(), self.connections.count)
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop the parts; what is still open is dropped."""
+        await self._listener.close()
+        for connection in self.registry.connections():
+            connection.abort()
+        await asyncio.sleep(0)
+        for part in (self._timers, self._resume, self._commands, self._health, self.edge):
+            await part.close()
+        await self._flush_receipts()
+
+    async def _flush_receipts(self) -> None:
+        """Everything pushed was answered once a later call is."""
+        self._outbound.flush()
+        try:
+            async with asyncio.timeout(REDIS_REPLY_MS_MAX / 1_000):
+                await self._pipeline.call("PING")
+        except (Unavailable, TimeoutError):
+            _log.warning("receipts_left_behind", queued=self._pipeline.queued)
+
+    def _edge_changed(self) -> None:
+        self.connections.edge_changed()
+
+
+async def serve(settings: Settings, index: int) -> None:
+    """Run until SIGTERM or SIGINT. Raises HeraldError when it cannot start."""
+    stopping = stop_event()
+    sock = listener.bind(settings.gateway_host, settings.gateway_port)
+    gateway_id = make_gateway_id(index)
+    pipeline = RedisPipeline(settings.redis_url)
+    starting = asyncio.gather(NatsBus.connect(settings.nats_url, gateway_id), pipeline.start(STARTUP_DEADLINE_S))
+    stopped = asyncio.create_task(stopping.wait())
+    await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        return
+    bus, _ = starting.result()
+    gateway = Gateway(bus, pipeline, gateway_id)
+    await gateway.start(sock)
+    notify_ready()
+    _log.info("gateway_serving", gateway_id=gateway_id, port=settings.gateway_port)
+    await stopped
+    await gateway.drain()
+    await bus.close()
+    await pipeline.close()
+    _log.info("gateway_stopped", gateway_id=gateway_id)
+
+
+def main(index: int) -> int:
+    """Entry of one process; the exit status."""
+    die_with_parent()
+    try:
+        settings, _ = configuration.load()
+        telemetry.configure(settings.log_level, secrets.token_bytes(32), settings.log_json)
+        listener.raise_descriptor_limit()
+        uvloop.run(serve(settings, index))
+    except HeraldError as error:
+        print(f"gateway process {index} (pid {os.getpid()}): {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,196 @@
+"""`herald send`: notifications into Kafka, from options or from a file of JSON lines."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import click
+
+from herald.commands.common import json_option, run_async, settings_of
+from herald.console import complain, print_json
+from herald.errors import FAILED, OK
+from herald.events import Event
+from notification.errors import InvalidInput
+from notification.names import PRIORITIES
+from notification.settings import Settings
+
+IN_FLIGHT_MAX: Final = 500  # events awaiting Kafka's acknowledgement; bounds memory, and what Ctrl-C leaves open
+TYPES: Final = ("system_alert", "service", "promotional")
+
+
+class Outcome:
+    """Counts and prints what became of each event. `quiet`: ids are not printed (files, without --json)."""
+
+    def __init__(self, as_json: bool, quiet: bool) -> None:
+        self.started = 0
+        self.sent = 0
+        self.rejected = 0
+        self.broken = False  # Kafka stopped acknowledging: no further line is tried
+        self._as_json = as_json
+        self._quiet = quiet
+
+    def accepted(self, event: Event) -> None:
+        self.sent += 1
+        if self._as_json:
+            print_json(
+                {
+                    "status": "sent", "id": event.id, "tenant_id": event.tenant, "user_id": event.user,
+                    "priority": event.priority,
+                }
+            )  # fmt: skip
+        elif not self._quiet:
+            click.echo(event.id)
+
+    def refused(self, line: int | None, field: str, reason: str) -> None:
+        self.rejected += 1
+        if self._as_json:
+            print_json({"status": "rejected", "line": line, "field": field, "error": reason})
+        complain(f"{f'line {line}: ' if line is not None else ''}{field}: {reason}")
+
+    def summary(self) -> str:
+        text = f"sent {self.sent}, rejected {self.rejected}"
+        if self.sent + self.rejected < self.started:
+            text += f", unconfirmed {self.started - self.sent - self.rejected}"
+        return text
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  herald send --tenant demo --user ann --title "Order 7 shipped" --body "Arrives on Friday"
+  herald send --tenant demo --user ann --user bob --priority high --type system_alert \\
+      --title "Sign-in from Oslo" --body "Was it you?" --action "It was me=https://example.com/ok" --ttl 600
+  herald send --tenant demo --user @users.txt --title Hi --body There --json
+  herald send --file events.jsonl
+"""
+)
+@click.option("--tenant", metavar="ID", help="Tenant id.")
+@click.option("--user", "user_values", multiple=True, metavar="ID|@FILE", help="User id (repeat it), or a file.")
+@click.option("--priority", type=click.Choice(PRIORITIES), default="medium", show_default=True, help="Kafka topic.")
+@click.option("--type", "kind", type=click.Choice(TYPES), default="service", show_default=True, help="Kind.")
+@click.option("--title", help="Headline.")
+@click.option("--body", help="Text.")
+@click.option("--image", metavar="URL", help="Picture, https.")
+@click.option("--action", "actions", multiple=True, metavar="LABEL=URL", help="A button (repeat it).")
+@click.option("--data", metavar="JSON", help="The app's own object.")
+@click.option("--ttl", type=int, metavar="SECONDS", help="Time to live.  [default: a week]")
+@click.option("--collapse-key", metavar="KEY", help="Only the newest of a key waits for an absent user.")
+@click.option("--id", "ident", metavar="UUID", help="UUIDv7 to send under; a repeat of the same event is harmless.")
+@click.option(
+    "--file", "file", type=click.File("rb"), metavar="events.jsonl",
+    help="One event per line (docs/events.md), `-` = stdin; other options fill what a line leaves out.",
+)  # fmt: skip
+@json_option
+@click.pass_context
+def send(context: click.Context, /, file: BinaryIO | None, as_json: bool, **options: Any) -> int:
+    """Send notifications through Kafka (acks=all).
+
+    Prints the id of each; with --json a line per event. Every event is checked first with the worker's rules;
+    what breaks one is rejected by field (and line), the rest is sent, and the exit code is then 1.
+    """
+    settings = settings_of(context)
+    outcome = Outcome(as_json, quiet=file is not None)
+    if file is None:
+        events = list(_from_options(options))
+        run_async(_send(settings, ((None, event) for event in events), outcome))
+    else:
+        if any(options[name] for name in ("title", "body", "image", "actions", "data", "ident")):
+            raise click.UsageError("--file takes the payload and the id from the lines, not from options")
+        try:
+            run_async(_send(settings, _from_file(file, options, outcome), outcome))
+        finally:
+            click.echo(outcome.summary(), err=True)
+    return FAILED if outcome.rejected else OK
+
+
+def _from_options(options: dict[str, Any]) -> Iterator[Event]:
+    """All events of a command line, or InvalidInput: nothing is sent before all are right."""
+    from herald import events
+
+    for name, given in (
+        ("--tenant", options["tenant"]), ("--user", options["user_values"]), ("--title", options["title"]),
+        ("--body", options["body"]),
+    ):  # fmt: skip
+        if not given:
+            raise click.UsageError(f"Missing option '{name}' (or --file).")
+    payload = events.payload(
+        options["title"], options["body"], options["image"], options["actions"], options["data"]
+    )
+    everyone = list(dict.fromkeys(events.users(options["user_values"])))
+    if options["ident"] is not None and len(everyone) > 1:
+        raise click.UsageError("--id names one notification: give one --user")
+    for user in everyone:
+        fields = {"tenant_id": options["tenant"], "user_id": user, **_envelope(options), "payload": payload}
+        if options["ident"] is not None:
+            fields["id"] = options["ident"]
+        yield events.build(fields, options["priority"])
+
+
+def _envelope(options: dict[str, Any]) -> dict[str, Any]:
+    named = {"type": options["kind"], "ttl": options["ttl"], "collapse_key": options["collapse_key"]}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _from_file(file: BinaryIO, options: dict[str, Any], outcome: Outcome) -> Iterator[tuple[int, Event]]:
+    """The good lines of a file with their numbers; bad ones go to `outcome`. Shows progress on a terminal."""
+    from herald import events
+
+    defaults = _envelope(options)
+    if options["tenant"]:
+        defaults["tenant_id"] = options["tenant"]
+    if options["user_values"]:
+        everyone = list(events.users(options["user_values"]))
+        if len(everyone) != 1:
+            raise click.UsageError("with --file, --user is the default of lines without user_id: give one")
+        defaults["user_id"] = everyone[0]
+    for number, line in enumerate(_with_progress(file), 1):
+        if outcome.broken:
+            complain(f"stopped before line {number}: Kafka does not acknowledge")
+            return
+        if not line.strip():
+            continue
+        outcome.started += 1
+        try:
+            yield number, events.from_line(line, defaults, options["priority"])
+        except InvalidInput as error:
+            outcome.refused(number, error.field, error.rule)
+
+
+def _with_progress(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; a bar on stderr when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    name = getattr(file, "name", "-")
+    total = Path(name).stat().st_size if isinstance(name, str) and Path(name).is_file() else None
+    # stdout stays our own: it may be a pipe of JSON lines.
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
+        task = progress.add_task("sending", total=total)
+        for line in file:
+            yield line
+            progress.advance(task, len(line))
+
+
+async def _send(settings: Settings, events: Iterable[tuple[int | None, Event]], outcome: Outcome) -> None:
+    """Produce with at most IN_FLIGHT_MAX unacknowledged; each event's fate is printed."""
+    from herald.producer import EventProducer, NotAccepted
+
+    async def one(producer: EventProducer, line: int | None, event: Event) -> None:
+        try:
+            await producer.publish(event.priority, event.tenant, event.user, event.record)
+        except NotAccepted as error:
+            outcome.broken = True
+            outcome.refused(line, event.id, str(error))
+        else:
+            outcome.accepted(event)
+
+    async with EventProducer(settings) as producer:
+        waiting: set[asyncio.Task[None]] = set()
+        for line, event in events:
+            waiting.add(asyncio.create_task(one(producer, line, event)))
+            if len(waiting) >= IN_FLIGHT_MAX:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        await asyncio.gather(*waiting)

@@ -1,0 +1,29 @@
+"""How commands print: JSON lines on stdout, one-line errors and progress on stderr."""
+
+import datetime
+import json
+from typing import Any
+
+import click
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One compact JSON object per line; flushed, so that a pipe sees it at once."""
+    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def iso_ms(unix_ms: int) -> str:
+    """`2026-11-23T20:52:38.123Z`."""
+    seconds, millis = divmod(unix_ms, 1_000)
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+
+
+def iso_time(moment: datetime.datetime) -> str:
+    """An aware datetime in the same form."""
+    return iso_ms(round(moment.timestamp() * 1_000))
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    click.echo(f"error: {text}", err=True)

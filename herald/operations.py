@@ -1,0 +1,188 @@
+"""The operator's commands over worker/operations.py: rows as the CLI prints them, outages as one line.
+
+The import of the worker is lazy on purpose: only a command that needs it loads it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from herald.console import iso_time
+from herald.errors import server_down
+from herald.tokens import secret_name
+from notification.errors import InvalidInput
+from notification.messages import EdgeKey
+from notification.names import PRIORITIES
+from notification.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.operations import NotificationStatus, Operations
+
+CONNECT_TIMEOUT_S: Final = 5.0
+SECRET_BYTES: Final = 32  # RFC 7518 §3.2: an HS256 key has at least 256 bits
+RSA_BITS_MIN: Final = 2_048  # RFC 7518 §3.3
+
+
+@contextlib.asynccontextmanager
+async def _operations(settings: Settings) -> "AsyncIterator[Operations]":
+    """Connected as role admin. Raises herald.errors.Failed when PostgreSQL is down or goes away."""
+    import structlog
+
+    from worker.database import AWAY
+    from worker.operations import Operations
+
+    # What the worker's modules log while they retry is for a service's log, not for a user's terminal.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    place = urlsplit(settings.postgres_dsn)
+    down = server_down("PostgreSQL", f"{place.hostname}:{place.port or 5432}", "postgres", settings)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            operations = await Operations.connect(settings)
+    except AWAY as error:
+        raise down from error
+    try:
+        yield operations
+    except AWAY as error:
+        raise down from error
+    finally:
+        await operations.close()
+
+
+async def notification_status(settings: Settings, tenant: str, ident: uuid.UUID) -> list[dict[str, Any]]:
+    """Per user what became of a notification, in the shape of docs/cli.md."""
+    async with _operations(settings) as operations:
+        rows = await operations.notification_status(tenant, ident)
+    return [_status_row(tenant, ident, row) for row in rows]
+
+
+def _status_row(tenant: str, ident: uuid.UUID, row: "NotificationStatus") -> dict[str, Any]:
+    flags = {"seen_at": row.seen_at, "read_at": row.read_at, "archived_at": row.archived_at}
+    return {
+        "id": str(ident),
+        "tenant_id": tenant,
+        "user_id": row.user,
+        "type": row.type,
+        "priority": PRIORITIES[row.priority],
+        "status": row.status,
+        "status_code": row.status_code,
+        "attempt": row.attempt,
+        "sent_at": iso_time(row.sent_at),
+        "expires_at": iso_time(row.expiry),
+        **{name: None if at is None else iso_time(at) for name, at in flags.items()},
+        "history": [
+            {"status": entry.status, "status_code": entry.status_code, "at": iso_time(entry.at)}
+            for entry in row.history
+        ],
+    }
+
+
+async def list_tenants(settings: Settings) -> list[dict[str, Any]]:
+    """Every tenant, in the shape of docs/cli.md."""
+    async with _operations(settings) as operations:
+        rows = await operations.list_tenants()
+    return [
+        {
+            "tenant_id": row.tenant, "title": row.name, "status": row.status, "origins": row.origins,
+            "created_at": iso_time(row.created_at),
+        }
+        for row in rows
+    ]  # fmt: skip
+
+
+async def create_tenant(
+    settings: Settings, tenant: str, title: str, origins: list[str], key: EdgeKey
+) -> dict[str, Any]:
+    """Make a tenant whose tokens `key` checks; when its bytes are empty, an HS256 secret file is made.
+
+    Raises InvalidInput, SettingsError, herald.errors.Failed.
+    """
+    file: Path | None = None
+    made = False
+    if not key.key:
+        file = settings.secrets_path / secret_name(tenant)
+        made = _make_secret(file)
+        key = EdgeKey(key.issuer, key.audience, key.kid, "HS256", settings.secret(file.name))
+    try:
+        async with _operations(settings) as operations:
+            await operations.create_tenant(tenant, title, origins, [key])
+    except BaseException:
+        if made and file is not None:
+            file.unlink()  # a secret that checks nothing would mislead
+        raise
+    return {
+        "tenant_id": tenant, "title": title, "origins": origins, "issuer": key.issuer, "audience": key.audience,
+        "kid": key.kid, "algorithm": key.algorithm, "secret_file": None if file is None else str(file),
+    }  # fmt: skip
+
+
+def _make_secret(file: Path) -> bool:
+    """Write a new secret that only its owner reads; False when there is one already, which is then used."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(secrets.token_urlsafe(SECRET_BYTES) + "\n")
+    return True
+
+
+def check_origin(value: str) -> str:
+    """A web page's origin as browsers send it (RFC 6454 §6.1): scheme, host, port, nothing more."""
+    rule = "must be an origin such as https://shop.example.com or http://localhost:3000"
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidInput("--origin", rule) from error
+    default = {"https": 443, "http": 80}.get(parts.scheme)
+    if (
+        default is None
+        or not parts.hostname
+        or parts.path.strip("/")
+        or parts.query
+        or parts.fragment
+        or parts.username
+    ):
+        raise InvalidInput("--origin", rule)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
+
+
+def read_public_key(file: Path, algorithm: str) -> bytes:
+    """The PEM of a public key that fits `algorithm`. Raises InvalidInput."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        pem = file.read_bytes()
+        key = load_pem_public_key(pem)
+    except OSError as error:
+        raise InvalidInput("--public-key", f"cannot be read: {error.strerror}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidInput("--public-key", "must be a public key in PEM (-----BEGIN PUBLIC KEY-----)") from error
+    fits = {
+        "RS256": isinstance(key, rsa.RSAPublicKey) and key.key_size >= RSA_BITS_MIN,
+        "ES256": isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1),
+        "EdDSA": isinstance(key, ed25519.Ed25519PublicKey),
+    }
+    wanted = {
+        "RS256": f"an RSA key of {RSA_BITS_MIN} bits or more",
+        "ES256": "a P-256 key",
+        "EdDSA": "an Ed25519 key",
+    }
+    if not fits[algorithm]:
+        raise InvalidInput("--public-key", f"must be {wanted[algorithm]} for --algorithm {algorithm}")
+    return pem

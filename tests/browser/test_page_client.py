@@ -1,0 +1,301 @@
+"""The page's protocol client against a scripted gateway: what a healthy system seldom does."""
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from aiohttp.test_utils import TestServer
+from playwright.async_api import Page, WebSocketRoute, expect
+
+from devstack import web
+from notification.ids import new_uuid7
+from notification.settings import Settings
+from tests.browser.demo import chromium
+
+pytestmark = pytest.mark.browser
+
+WAIT_S = 15.0
+
+
+class Session:
+    """One connection of the page, seen from the gateway."""
+
+    def __init__(self, route: WebSocketRoute) -> None:
+        self.route = route
+        self.at_s = time.monotonic()
+        self.frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        cursor = parse_qs(urlsplit(route.url).query).get("cursor")
+        self.cursor = None if cursor is None else json.loads(base64.urlsafe_b64decode(cursor[0] + "==="))
+        route.on_message(lambda text: self.frames.put_nowait(json.loads(text)))
+
+    def send(self, **frame: Any) -> None:
+        self.route.send(json.dumps(frame))
+
+    def welcome(self, epoch: int = 1, recovered: bool | str = True) -> None:
+        self.send(t="welcome", session="s", client_id="c", heartbeat_s=30, epoch=epoch, recovered=recovered)
+
+    def resumed(self, at: dict[str, int], unread: int = 0, rev: int = 0, recovered: bool = True) -> None:
+        self.send(t="resumed", at=at, counters={"unread": unread, "rev": rev}, recovered=recovered)
+
+    def notify(self, seq: int, title: str, ident: str | None = None) -> str:
+        ident = ident or str(new_uuid7())
+        now_ms = time.time_ns() // 1_000_000
+        self.send(
+            t="n", lane="direct.high", seq=seq, id=ident, type="service", priority="medium",
+            sent_at=now_ms, expires_at=now_ms + 60_000, p={"title": title, "body": "b"},
+        )  # fmt: skip
+        return ident
+
+    async def frame(self, kind: str) -> dict[str, Any]:
+        """The next frame of this kind; others are passed over."""
+        async with asyncio.timeout(WAIT_S):
+            while (frame := await self.frames.get())["t"] != kind:
+                continue
+            return frame
+
+
+class Gateway:
+    """Takes the page's connections in turn; `open()` also answers the first page of the inbox."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.tokens = 0
+        self._sessions: asyncio.Queue[Session] = asyncio.Queue()
+
+    def take(self, route: WebSocketRoute) -> None:
+        self._sessions.put_nowait(Session(route))
+
+    async def session(self) -> Session:
+        async with asyncio.timeout(WAIT_S):
+            return await self._sessions.get()
+
+    async def nobody_comes(self, during_s: float) -> None:
+        await asyncio.sleep(during_s)
+        assert self._sessions.empty()
+
+    async def open(self) -> Session:
+        await self.page.goto(self.url)
+        session = await self.session()
+        session.welcome()
+        session.resumed({})
+        assert await session.frame("page") == {"t": "page", "limit": 30}
+        session.send(t="page", items=[], counters={"unread": 0, "rev": 0})
+        await self.phase("live")
+        return session
+
+    async def phase(self, phase: str) -> None:
+        await expect(self.page.locator("#status")).to_have_attribute("data-phase", phase)
+
+    async def titles(self, *wanted: str) -> None:
+        await expect(self.page.locator("#list .card-title")).to_have_text(list(wanted))
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Gateway]:
+    async def publish(topic: str, key: bytes, value: bytes) -> None:
+        """These tests send nothing."""
+
+    app = web.create_app(Settings(), b"k" * 43, publish)
+    async with TestServer(app) as server, chromium() as browser:
+        page = await browser.new_page(viewport={"width": 1280, "height": 900})
+        taking = Gateway(page, f"http://127.0.0.1:{server.port}/?user=ann&device=laptop")
+        page.on("request", lambda request: _count(taking, request.url))
+        await page.route_web_socket("**/ws/connect*", taking.take)
+        yield taking
+
+
+def _count(gateway: Gateway, url: str) -> None:
+    gateway.tokens += url.endswith("/token")
+
+
+async def test_it_acks_after_keeping_and_resumes_from_there(gateway: Gateway) -> None:
+    session = await gateway.open()
+    assert session.cursor is None
+    idents = [session.notify(seq, f"number {seq}") for seq in (1, 2)]
+    acked: list[str] = []
+    while len(acked) < 2:
+        acked += (await session.frame("ack"))["ids"]
+    assert acked == idents
+    kept = json.loads(await gateway.page.evaluate("localStorage.getItem('herald.device.ann.laptop')"))
+    assert {item["n"]["id"] for item in kept["items"]} == set(idents)
+    await gateway.page.reload()
+    assert (await gateway.session()).cursor == {"epoch": 1, "at": {"direct.high": 2}}
+    await gateway.titles("number 2", "number 1")
+
+
+async def test_a_repeated_notification_is_acked_again_and_shown_once(gateway: Gateway) -> None:
+    session = await gateway.open()
+    ident = session.notify(1, "once")
+    await session.frame("ack")
+    session.notify(1, "once", ident)
+    assert (await session.frame("ack"))["ids"] == [ident]
+    await gateway.titles("once")
+    await expect(gateway.page.locator("#badge")).to_have_text("1")
+
+
+async def test_goaway_returns_after_the_delay_and_not_before(gateway: Gateway) -> None:
+    session = await gateway.open()
+    told_s = time.monotonic()
+    session.send(t="goaway", delay_ms=1_500)
+    again = await gateway.session()
+    assert 1.3 < again.at_s - told_s < 4.0
+
+
+async def test_a_close_that_follows_goaway_keeps_the_delay(gateway: Gateway) -> None:
+    session = await gateway.open()
+    told_s = time.monotonic()
+    session.send(t="goaway", delay_ms=1_500)
+    await session.route.close(code=1012)
+    await gateway.phase("waiting")
+    again = await gateway.session()
+    assert 1.3 < again.at_s - told_s < 4.0
+
+
+async def test_an_error_says_how_long_to_wait(gateway: Gateway) -> None:
+    session = await gateway.open()
+    told_s = time.monotonic()
+    session.send(t="error", code="tenant_not_yet_known", retry_ms=1_500)
+    await session.route.close(code=1012)
+    assert (await gateway.session()).at_s - told_s > 1.3
+
+
+@pytest.mark.parametrize("code", [1002, 4400, 4403])
+async def test_a_final_close_stays_closed_until_the_user_asks(gateway: Gateway, code: int) -> None:
+    session = await gateway.open()
+    await session.route.close(code=code)
+    await gateway.phase("stopped")
+    await gateway.nobody_comes(during_s=1.0)
+    await gateway.page.get_by_role("button", name="Try again").click()
+    await gateway.session()
+
+
+async def test_an_expired_token_is_replaced(gateway: Gateway) -> None:
+    session = await gateway.open()
+    assert gateway.tokens == 1
+    await session.route.close(code=4401)
+    again = await gateway.session()
+    again.welcome()
+    again.resumed({})
+    await gateway.phase("live")
+    assert gateway.tokens == 2
+
+
+async def test_a_token_refused_again_and_again_ends_it(gateway: Gateway) -> None:
+    await gateway.page.goto(gateway.url)
+    for _ in range(3):
+        session = await gateway.session()
+        session.send(t="error", code="token")
+        await session.route.close(code=4401)
+    await gateway.phase("stopped")
+    await expect(gateway.page.locator("#notice-text")).to_have_text("The token was refused.")
+
+
+async def test_unrecovered_drops_what_it_held(gateway: Gateway) -> None:
+    session = await gateway.open()
+    session.notify(7, "gone")
+    await session.frame("ack")
+    await session.route.close(code=1012)
+    again = await gateway.session()
+    again.welcome(epoch=2, recovered=False)
+    again.notify(1, "kept")
+    again.resumed({"direct.high": 1}, unread=1, rev=0)
+    await gateway.phase("live")
+    await gateway.titles("kept")
+    await expect(gateway.page.locator("#badge")).to_have_text("1")
+    await again.route.close(code=1012)
+    assert (await gateway.session()).cursor == {"epoch": 2, "at": {"direct.high": 1}}
+
+
+async def test_while_resume_is_pending_the_cursor_waits(gateway: Gateway) -> None:
+    session = await gateway.open()
+    session.notify(1, "first")
+    await session.frame("ack")
+    await session.route.close(code=1012)
+    for _ in range(2):
+        again = await gateway.session()
+        assert again.cursor == {"epoch": 1, "at": {"direct.high": 1}}
+        again.welcome(recovered="pending")
+        again.notify(9, "ninth")
+        await again.frame("ack")
+        await again.route.close(code=1012)
+    last = await gateway.session()
+    last.welcome(recovered="pending")
+    last.resumed({"direct.high": 9}, unread=2, rev=9)
+    await gateway.phase("live")
+    await last.route.close(code=1012)
+    assert (await gateway.session()).cursor == {"epoch": 1, "at": {"direct.high": 9}}
+
+
+async def test_older_counters_are_ignored(gateway: Gateway) -> None:
+    session = await gateway.open()
+    session.send(t="counters", unread=5, rev=10)
+    await expect(gateway.page.locator("#badge")).to_have_text("5")
+    session.send(t="counters", unread=1, rev=9)
+    session.send(t="strange", field=1)
+    session.notify(1, "after")
+    await session.frame("ack")
+    await expect(gateway.page.locator("#badge")).to_have_text("6")
+
+
+async def test_a_mark_is_kept_until_the_server_says_so(gateway: Gateway) -> None:
+    session = await gateway.open()
+    ident = session.notify(1, "marked")
+    await session.frame("ack")
+    await gateway.page.get_by_role("button", name="marked").click()
+    assert await session.frame("state") == {"t": "state", "ids": [ident], "to": "read"}
+    await expect(gateway.page.locator("#badge")).to_be_hidden()
+    await session.route.close(code=1012)
+    again = await gateway.session()
+    again.welcome()
+    again.resumed({"direct.high": 1}, unread=1, rev=3)
+    assert await again.frame("state") == {"t": "state", "ids": [ident], "to": "read"}
+    again.send(t="error", code="busy", retry_ms=200)
+    assert await again.frame("state") == {"t": "state", "ids": [ident], "to": "read"}
+    again.send(t="state", ids=[ident], to="read", unread=0, rev=4)
+    await expect(gateway.page.locator("#badge")).to_be_hidden()
+    kept = json.loads(await gateway.page.evaluate("localStorage.getItem('herald.device.ann.laptop')"))
+    assert kept["marks"] == []
+
+
+async def test_a_silent_connection_is_replaced(gateway: Gateway) -> None:
+    await gateway.page.clock.install()
+    session = await gateway.open()
+    await gateway.page.clock.fast_forward(30_000)
+    await session.frame("ping")
+    session.send(t="pong")
+    await gateway.page.wait_for_timeout(200)
+    await gateway.page.clock.fast_forward(30_000)
+    await session.frame("ping")
+    await gateway.page.clock.fast_forward(10_000)
+    await gateway.page.clock.fast_forward(1_000)
+    await gateway.session()
+
+
+async def test_show_older_pages_on(gateway: Gateway) -> None:
+    session = await gateway.open()
+    await gateway.page.reload()
+    session = await gateway.session()
+    session.welcome()
+    session.resumed({})
+    old, new = str(new_uuid7(1_000)), str(new_uuid7(2_000))
+    await session.frame("page")
+    session.send(t="page", items=[_row(new, "newer", read=False)], counters={"unread": 1, "rev": 1}, next=new)
+    await gateway.titles("newer")
+    await gateway.page.get_by_role("button", name="Show older").click()
+    assert await session.frame("page") == {"t": "page", "before": new, "limit": 30}
+    session.send(t="page", items=[_row(old, "older", read=True)], counters={"unread": 1, "rev": 1})
+    await gateway.titles("newer", "older")
+    await expect(gateway.page.get_by_role("button", name="Show older")).to_be_hidden()
+    await expect(gateway.page.locator("#list .unread")).to_have_count(1)
+
+
+def _row(ident: str, title: str, *, read: bool) -> dict[str, Any]:
+    n = {"t": "n", "lane": "direct.low", "seq": 1, "id": ident, "type": "promotional", "priority": "low",
+         "sent_at": 1_000, "expires_at": 9_000, "p": {"title": title, "body": "b"}}  # fmt: skip
+    return {"n": n, "read": read}

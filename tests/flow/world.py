@@ -1,0 +1,265 @@
+"""A gateway process in this one: memory twins for bus and Redis, a log in place of role inbox, real sockets."""
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import jwt
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+
+from gateway.listener import bind
+from gateway.process import Gateway, make_gateway_id
+from notification import batch, messages, names
+from notification.codes import LANE_COUNT, LANE_NAMES, Lane, ReceiptCode
+from notification.frames import Counters, Notification, cursor_to_text, encode
+from notification.ids import new_uuid7
+from notification.messages import (
+    EdgeKey,
+    EdgeReply,
+    EdgeRequest,
+    EdgeTenant,
+    Failure,
+    FillItem,
+    FillReply,
+    FillRequest,
+    PageReply,
+    PageRequest,
+    ReceiptsEntry,
+    StateReply,
+    StateRequest,
+)
+from tests.twins.bus import Hub, MemoryBus
+from tests.twins.pipeline import MemoryPipeline, Store
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+ORIGIN = "https://app.example"
+EPOCH = 7
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Log:
+    """What role inbox would read from PostgreSQL: the entries of each user's lanes."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, list[FillItem]] = {}
+        self.requests: list[FillRequest] = []
+        self.states: list[StateRequest] = []
+        self.busy = False
+
+    def add(self, user: str, lane: Lane = Lane.DIRECT_HIGH, expiry_ms: int = 0, size: int = 10) -> FillItem:
+        """Store one notification; it is not sent to anybody."""
+        entries = self.entries.setdefault(user, [])
+        prev = max((entry.seq for entry in entries if entry.lane == lane), default=0)
+        ident = new_uuid7()
+        frame = Notification(
+            lane=LANE_NAMES[lane], seq=prev + 1, id=str(ident), type="service", priority="high",
+            sent_at=now_ms(), expires_at=expiry_ms, p=msgspec.Raw(json.dumps({"title": "t", "body": "x" * size}).encode()),
+        )  # fmt: skip
+        entries.append(FillItem(lane, prev + 1, prev, expiry_ms, ident.bytes, encode(frame)))
+        return entries[-1]
+
+    def heads(self, user: str) -> list[int]:
+        heads = [0] * LANE_COUNT
+        for entry in self.entries.get(user, ()):
+            heads[entry.lane] = entry.seq
+        return heads
+
+    def fill(self, request: FillRequest) -> FillReply:
+        heads = self.heads(request.user)
+        at, recovered = list(request.at), True
+        if request.first and request.cursor is not None:
+            wanted = [request.cursor.at.get(name, 0) for name in LANE_NAMES]
+            recovered = request.cursor.epoch == EPOCH and all(w <= h for w, h in zip(wanted, heads, strict=True))
+            at = wanted if recovered else [-1] * LANE_COUNT
+        owed = sorted(
+            (entry for entry in self.entries.get(request.user, ()) if entry.seq > at[entry.lane]),
+            key=lambda entry: (entry.lane, entry.seq),
+        )
+        items, more = owed[: request.limit], len(owed) > request.limit
+        if more:
+            heads = at
+            for item in items:
+                heads[item.lane] = item.seq
+        return FillReply(EPOCH, recovered, items, heads, more, Counters(len(owed), 1), now_ms())
+
+
+class World:
+    """One gateway and everything around it."""
+
+    def __init__(self) -> None:
+        self.hub = Hub()
+        self.store = Store()
+        self.log = Log()
+        self.tenants = [self.tenant("acme"), self.tenant("evil", status="suspended")]
+        self.version = 1
+        self.port = 0
+        self.inbox: MemoryBus | None = None
+        self._buses: list[MemoryBus] = []
+        self._pipeline = MemoryPipeline(self.store)
+        self.gateway = Gateway(self.bus(), self._pipeline, make_gateway_id(0))
+
+    @staticmethod
+    def tenant(name: str, status: str = "active") -> EdgeTenant:
+        key = EdgeKey(f"herald:{name}", "herald", "", "HS256", SECRET)
+        return EdgeTenant(name, status, [ORIGIN], [key])
+
+    def bus(self) -> MemoryBus:
+        self._buses.append(MemoryBus(self.hub))
+        return self._buses[-1]
+
+    async def start(self, inbox: bool = True) -> None:
+        if inbox:
+            await self.start_inbox()
+        sock = bind("127.0.0.1", 0)
+        self.port = sock.getsockname()[1]
+        await self.gateway.start(sock)
+        async with asyncio.timeout(5):
+            while inbox and not self.gateway.edge.known:
+                await asyncio.sleep(0.01)
+
+    async def start_inbox(self) -> None:
+        self.inbox = self.bus()
+        for subject in (names.INBOX_EDGE, names.INBOX_RESUME, names.INBOX_STATE, names.INBOX_PAGE):
+            await self.inbox.serve(subject, self._answer, queue=names.INBOX_QUEUE)
+
+    async def stop_inbox(self) -> None:
+        assert self.inbox is not None
+        await self.inbox.close()
+
+    async def close(self) -> None:
+        await self.gateway.close()
+        for bus in self._buses:
+            await bus.close()
+
+    async def _answer(self, subject: str, payload: bytes) -> bytes:
+        request = messages.decode_request(payload)
+        if isinstance(request, EdgeRequest):
+            tenants = self.tenants if request.have != self.version else None
+            return messages.encode(EdgeReply(self.version, EPOCH, tenants))
+        if self.log.busy:
+            return messages.encode(Failure("busy"))
+        if isinstance(request, FillRequest):
+            self.log.requests.append(request)
+            return messages.encode(self.log.fill(request))
+        if isinstance(request, StateRequest):
+            self.log.states.append(request)
+            return messages.encode(StateReply(Counters(0, 2)))
+        assert isinstance(request, PageRequest)
+        return messages.encode(PageReply(b'{"t":"page","items":[],"counters":{"unread":0,"rev":1}}'))
+
+    # --- a worker's side ----------------------------------------------------
+    async def send(self, user: str, *entries: FillItem, attempt: int = 0) -> list[ReceiptCode]:
+        """Dispatch stored entries to the gateway, as a worker would; its reply."""
+        tag = names.user_tag("acme", user).encode()
+        items = [
+            batch.Item(batch.NOTIFICATION, e.lane, attempt, e.seq, e.prev, e.expiry_ms, e.id, tag, e.body)
+            for e in entries
+        ]
+        return await self.send_items(items)
+
+    async def send_items(self, items: list[batch.Item], database_ms: int | None = None) -> list[ReceiptCode]:
+        subject = names.gateway_subject(self.gateway.gateway_id, "high")
+        message = batch.pack(items, now_ms() if database_ms is None else database_ms)
+        reply = await self.inbox_bus().request(subject, message, 2)
+        return batch.unpack_reply(reply, len(items))
+
+    def inbox_bus(self) -> MemoryBus:
+        return MemoryBus(self.hub)
+
+    def receipts(self) -> list[ReceiptsEntry]:
+        """Entries of the receipts stream, in order."""
+        entries = self.store.streams.get(names.RECEIPTS_STREAM.encode(), [])
+        return [messages.decode_receipts(entry[names.RECEIPTS_FIELD.encode()]) for entry in entries]
+
+    def acked(self) -> list[uuid.UUID]:
+        return [uuid.UUID(bytes=ack.id) for entry in self.receipts() for ack in entry.acks]
+
+    def presence(self, user: str) -> dict[str, str]:
+        key = names.presence_key(names.user_tag("acme", user)).encode()
+        return {device.decode(): text.decode() for device, text in self.store.hashes.get(key, {}).items()}
+
+    # --- a client's side ----------------------------------------------------
+    def url(self, **query: str) -> str:
+        text = "&".join(f"{name}={value}" for name, value in query.items())
+        return f"ws://127.0.0.1:{self.port}/ws/connect" + (f"?{text}" if text else "")
+
+    @contextlib.asynccontextmanager
+    async def client(self, user: str = "ann", device: str = "", cursor: Any = None, **options: Any) -> AsyncIterator["App"]:
+        """A connected client that has read its welcome, or nothing yet with `raw=True`."""
+        query = {"device": device} if device else {}
+        if cursor is not None:
+            query["cursor"] = cursor_to_text(cursor)
+        raw = options.pop("raw", False)
+        headers = options.pop("headers", {"Authorization": f"Bearer {mint(user)}"})
+        options.setdefault("subprotocols", ["herald.v1"])
+        async with connect(self.url(**query), additional_headers=headers, compression=None, **options) as socket:
+            app = App(socket)
+            if not raw:
+                app.welcome = await app.read("welcome")
+            yield app
+
+
+class App:
+    """A client application."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.welcome: dict[str, Any] = {}
+
+    async def next(self, timeout_s: float = 3) -> dict[str, Any]:
+        async with asyncio.timeout(timeout_s):
+            frame = json.loads(await self.socket.recv())
+        assert isinstance(frame, dict)
+        return frame
+
+    async def read(self, kind: str, timeout_s: float = 3) -> dict[str, Any]:
+        frame = await self.next(timeout_s)
+        assert frame["t"] == kind, frame
+        return frame
+
+    async def seqs(self, count: int) -> list[int]:
+        return [(await self.read("n"))["seq"] for _ in range(count)]
+
+    async def silent(self, seconds: float = 0.15) -> None:
+        """Nothing comes."""
+        with contextlib.suppress(TimeoutError):
+            frame = await self.next(seconds)
+            raise AssertionError(frame)
+
+    async def say(self, **frame: Any) -> None:
+        await self.socket.send(json.dumps(frame))
+
+    async def ack(self, *frames: dict[str, Any]) -> None:
+        await self.say(t="ack", ids=[frame["id"] for frame in frames])
+
+    async def closed(self, timeout_s: float = 5) -> int:
+        """The close code, once everything before it was read."""
+        async with asyncio.timeout(timeout_s):
+            await self.socket.wait_closed()
+        assert self.socket.close_code is not None
+        return self.socket.close_code
+
+
+def mint(user: str = "ann", tenant: str = "acme", key: Any = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
+    now_s = int(time.time())
+    values: dict[str, Any] = {
+        "iss": f"herald:{tenant}", "aud": "herald", "sub": user, "tid": tenant,
+        "iat": now_s, "exp": now_s + 600, "jti": str(uuid.uuid4()),
+    }  # fmt: skip
+    values |= claims
+    return jwt.encode({name: value for name, value in values.items() if value is not None}, key, algorithm=algorithm)
+
+
+async def until(condition: Any, timeout_s: float = 3) -> None:
+    """Wait until `condition()` holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)

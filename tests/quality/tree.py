@@ -1,0 +1,34 @@
+"""The sources that the quality gates walk."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("notification", "gateway", "worker", "herald", "devstack")
+
+
+def files(folder: str, *suffixes: str) -> list[Path]:
+    """Files below a folder of the repository with one of the suffixes, sorted; caches left out."""
+    found = (path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes and path.is_file())
+    return sorted(path for path in found if "__pycache__" not in path.parts)
+
+
+def python_sources() -> list[Path]:
+    """Every .py of the packages and the tests."""
+    return [path for folder in (*PACKAGES, "tests") for path in files(folder, ".py")]
+
+
+def module_name(path: Path) -> str:
+    """`gateway/_fast/session.pyx` -> `gateway._fast.session`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def named(path: Path) -> str:
+    """The path as a test names it."""
+    return str(path.relative_to(ROOT))
+
+
+def numbered(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, line) from 1."""
+    return enumerate(path.read_text("utf-8").splitlines(), 1)

@@ -1,0 +1,87 @@
+"""Both ends are foreign: other producers, another WebSocket client, a token from the issuer at the demo port."""
+
+import asyncio
+import json
+import os
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from websockets.asyncio.client import ClientConnection, connect
+
+from notification import ids, names
+from notification.settings import Settings
+from tests.stack.route import status_becomes
+
+pytestmark = pytest.mark.stack
+
+TENANT = "demo"
+Produce = Callable[[Settings, str, bytes, bytes], None]
+
+
+def with_confluent_kafka(settings: Settings, topic: str, key: bytes, value: bytes) -> None:
+    failures = []
+    producer = Producer({"bootstrap.servers": settings.kafka_servers, "acks": "all"})
+    producer.produce(topic, value, key, on_delivery=lambda error, _: failures.append(error) if error else None)
+    assert producer.flush(20) == 0
+    assert failures == []
+
+
+def with_kcat(settings: Settings, topic: str, key: bytes, value: bytes) -> None:
+    assert os.environ.get("KAFKA") == "apache", "kcat needs Apache Kafka: make test-kafka"
+    subprocess.run(
+        ["kcat", "-P", "-b", settings.kafka_servers, "-t", topic, "-k", key.decode()],
+        input=value + b"\n", check=True, timeout=30, capture_output=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "produce",
+    [with_confluent_kafka, pytest.param(with_kcat, marks=pytest.mark.kafka)],
+    ids=["confluent-kafka", "kcat"],
+)
+@pytest.mark.parametrize("priority", ["high", "low"])
+async def test_a_foreign_event_reaches_a_foreign_client(system: Settings, produce: Produce, priority: str) -> None:
+    user = f"user-{ids.new_uuid7()}"
+    event = {
+        "id": str(ids.new_uuid7()), "tenant_id": TENANT, "user_id": user, "type": "service", "ttl": 600,
+        "payload": {"title": "Größe ✓", "body": "from elsewhere"},
+    }  # fmt: skip
+    token = await asyncio.to_thread(issue, system, user)
+    url = f"ws://127.0.0.1:{system.gateway_port}/ws/connect?device=foreign"
+    async with (
+        asyncio.timeout(30),
+        connect(url, additional_headers={"Authorization": f"Bearer {token}"}, subprotocols=["herald.v1"]) as socket,
+    ):
+        assert socket.subprotocol == "herald.v1"
+        await frame_of(socket, "resumed")
+        value = json.dumps(event).encode()
+        await asyncio.to_thread(produce, system, names.TOPIC_PREFIX + priority, f"{TENANT}:{user}".encode(), value)
+        frame = await frame_of(socket, "n")
+        assert frame["id"] == event["id"]
+        assert frame["p"] == event["payload"]
+        assert frame["lane"] == f"direct.{priority}"
+        await socket.send(json.dumps({"t": "ack", "ids": [event["id"]]}))
+        await status_becomes(system, TENANT, str(event["id"]), "DELIVERED")
+
+
+def issue(settings: Settings, user: str) -> str:
+    """A token from the issuer, as the page of a tenant's own application asks for it."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{settings.demo_port}/token",
+        json.dumps({"user": user}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(json.load(answer)["token"])
+
+
+async def frame_of(socket: ClientConnection, kind: str) -> dict[str, Any]:
+    """The next frame of that kind; others are passed over."""
+    while True:
+        frame: dict[str, Any] = json.loads(await socket.recv())
+        if frame["t"] == kind:
+            return frame

@@ -1,0 +1,149 @@
+"""The memory twin of gateway.pipeline.RedisPipeline: a Store in place of the server, the commands Herald uses."""
+
+import asyncio
+import re
+import time
+from collections import deque
+from typing import Any
+
+from gateway import presence
+from gateway.pipeline import Argument, PipelineError
+from notification.errors import Unavailable
+from notification.limits import PIPELINE_COMMANDS_MAX
+
+
+def _bytes(value: Argument) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+class Store:
+    """What a Redis server is to its clients. `up = False` takes it away; flush() loses everything."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.strings: dict[bytes, tuple[bytes, float]] = {}  # value, monotonic expiry
+        self.hashes: dict[bytes, dict[bytes, bytes]] = {}
+        self.streams: dict[bytes, list[dict[bytes, bytes]]] = {}
+
+    def flush(self) -> None:
+        for part in (self.strings, self.hashes, self.streams):
+            part.clear()
+
+    def run(self, command: tuple[Argument, ...]) -> Any:
+        """Execute one command. Raises PipelineError for what Redis would refuse."""
+        name = str(command[0]).lower()
+        arguments = [_bytes(argument) for argument in command[1:]]
+        method = getattr(self, f"_{name}", None)
+        if method is None:
+            raise PipelineError(f"ERR unknown command '{command[0]}'")
+        return method(*arguments)
+
+    def _ping(self) -> bytes:
+        return b"PONG"
+
+    def _get(self, key: bytes) -> bytes | None:
+        value, expiry = self.strings.get(key, (None, 0.0))
+        return value if value is not None and expiry > time.monotonic() else None
+
+    def _set(self, key: bytes, value: bytes, *options: bytes) -> bytes | None:
+        held = self._get(key)
+        expiry = float("inf")
+        if b"PX" in options:
+            expiry = time.monotonic() + int(options[options.index(b"PX") + 1]) / 1_000
+        if b"NX" not in options or held is None:
+            self.strings[key] = (value, expiry)
+        return held if b"GET" in options else b"OK"
+
+    def _del(self, *keys: bytes) -> int:
+        return sum(part.pop(key, None) is not None for key in keys for part in (self.strings, self.hashes))
+
+    def _hget(self, key: bytes, field: bytes) -> bytes | None:
+        return self.hashes.get(key, {}).get(field)
+
+    def _hset(self, key: bytes, field: bytes, value: bytes) -> int:
+        fields = self.hashes.setdefault(key, {})
+        new = field not in fields
+        fields[field] = value
+        return int(new)
+
+    def _hdel(self, key: bytes, field: bytes) -> int:
+        fields = self.hashes.get(key, {})
+        found = fields.pop(field, None) is not None
+        if not fields:
+            self.hashes.pop(key, None)
+        return int(found)
+
+    def _xadd(self, key: bytes, *arguments: bytes) -> bytes:
+        star = arguments.index(b"*")
+        if (len(arguments) - star) % 2 == 0:
+            raise PipelineError("ERR wrong number of arguments for 'xadd' command")
+        fields = arguments[star + 1 :]
+        entries = self.streams.setdefault(key, [])
+        entries.append(dict(zip(fields[::2], fields[1::2], strict=True)))
+        return f"{len(entries)}-0".encode()
+
+    def _xlen(self, key: bytes) -> int:
+        return len(self.streams.get(key, ()))
+
+    def _eval(self, script: bytes, count: bytes, key: bytes, *arguments: bytes) -> int:
+        """The scripts of gateway.presence, in Python; the contract test holds both to the same answers."""
+        assert count == b"1"
+        if script == presence.PUT.encode():
+            device, epoch, entry = arguments
+            held = re.match(rb"\S+ (\d+) ", self._hget(key, device) or b"")
+            if held is not None and int(held[1]) > int(epoch):
+                return 0
+            self._hset(key, device, entry)
+            return 1
+        if script == presence.REMOVE.encode():
+            device, ours = arguments
+            return self._hdel(key, device) if (self._hget(key, device) or b"").startswith(ours) else 0
+        if script == presence.COUNT.encode():
+            entries = self.hashes.get(key, {}).values()
+            if len(entries) <= int(arguments[0]):
+                return len(entries)
+            return sum(b" ONLINE " in entry for entry in entries)
+        raise PipelineError("ERR unknown script")
+
+
+class MemoryPipeline:
+    """gateway.pipeline.Pipeline over a Store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: deque[tuple[Argument, ...]] = deque()
+        self._closed = False
+
+    @property
+    def connected(self) -> bool:
+        self._catch_up()
+        return self._store.up and not self._closed
+
+    @property
+    def queued(self) -> int:
+        self._catch_up()
+        return len(self._waiting)
+
+    def push(self, *command: Argument) -> bool:
+        if len(self._waiting) >= PIPELINE_COMMANDS_MAX:
+            return False
+        self._waiting.append(command)
+        self._catch_up()
+        return True
+
+    async def call(self, *command: Argument) -> Any:
+        await asyncio.sleep(0)
+        if not self.connected:
+            raise Unavailable("Redis is away")
+        return self._store.run(command)
+
+    async def close(self) -> None:
+        self._closed = True
+        self._waiting.clear()
+
+    def _catch_up(self) -> None:
+        while self._waiting and self._store.up and not self._closed:
+            try:
+                self._store.run(self._waiting.popleft())
+            except PipelineError:
+                continue  # nobody reads the reply of a pushed command; the real one logs it

@@ -1,0 +1,135 @@
+"""Role inbox: answers gateways over the bus: fills, state changes, pages, the edge snapshot.
+
+A queue group, so any inbox process answers. Each request has INBOX_DEADLINE_MS; above INBOX_IN_FLIGHT_MAX at once,
+or while PostgreSQL is away, the answer is Failure("busy") and the gateway asks again later.
+"""
+
+import asyncio
+from typing import Final
+
+import asyncpg
+import msgspec
+import structlog
+
+from notification import batch, frames, messages, telemetry
+from notification.bus import Bus
+from notification.errors import CryptoError, InvalidInput
+from notification.frames import StateFrame
+from notification.ids import check_token, check_user
+from notification.limits import INBOX_DEADLINE_MS, INBOX_IN_FLIGHT_MAX
+from notification.messages import (
+    EdgeRequest,
+    Failure,
+    FillRequest,
+    InboxReply,
+    InboxRequest,
+    PageRequest,
+    StateRequest,
+)
+from notification.names import (
+    INBOX_EDGE,
+    INBOX_PAGE,
+    INBOX_QUEUE,
+    INBOX_RESUME,
+    INBOX_STATE,
+    PRIORITIES,
+    gateway_subject,
+    user_tag,
+)
+from worker.clock import Clock
+from worker.database import AWAY, Pool
+from worker.edge import Edge
+from worker.fill import fill
+from worker.keys import KeyRing
+from worker.marks import mark
+from worker.page import page
+from worker.presence import PresenceReader
+
+_log = structlog.get_logger("inbox")
+_KINDS: Final = {
+    INBOX_RESUME: FillRequest,
+    INBOX_STATE: StateRequest,
+    INBOX_PAGE: PageRequest,
+    INBOX_EDGE: EdgeRequest,
+}
+_NO_ID: Final = bytes(16)
+
+
+class Inbox:
+    """See the module."""
+
+    def __init__(
+        self, bus: Bus, pool: Pool, ring: KeyRing, edge: Edge, presence: PresenceReader, clock: Clock
+    ) -> None:
+        self._bus = bus
+        self._pool = pool
+        self._ring = ring
+        self._edge = edge
+        self._presence = presence
+        self._clock = clock
+        self._in_flight = 0
+
+    async def start(self) -> None:
+        """Join the queue group."""
+        for subject in _KINDS:
+            await self._bus.serve(subject, self.handle, queue=INBOX_QUEUE, concurrent=True)
+
+    async def handle(self, subject: str, data: bytes) -> bytes:
+        """Bytes of an InboxRequest in, bytes of its reply or of a Failure out."""
+        kind = subject.rpartition(".")[2]
+        if self._in_flight >= INBOX_IN_FLIGHT_MAX:
+            telemetry.INBOX_REQUESTS.labels(kind, "busy").inc()
+            return messages.encode(Failure("busy"))
+        self._in_flight += 1
+        try:
+            reply = await self._answer(subject, data)
+        finally:
+            self._in_flight -= 1
+        outcome = reply.code if isinstance(reply, Failure) else "ok"
+        telemetry.INBOX_REQUESTS.labels(kind, outcome).inc()
+        return messages.encode(reply)
+
+    async def _answer(self, subject: str, data: bytes) -> InboxReply:
+        try:
+            request = messages.decode_request(data)
+            _check(subject, request)
+            async with asyncio.timeout(INBOX_DEADLINE_MS / 1000):
+                return await self._serve(request)
+        except (msgspec.DecodeError, InvalidInput) as error:
+            _log.warning("request_refused", subject=subject, error=type(error).__name__)
+            return Failure("bad_frame")
+        except AWAY as error:
+            _log.warning("request_not_served", subject=subject, error=type(error).__name__)
+        except (asyncpg.PostgresError, CryptoError):
+            _log.exception("request_failed", subject=subject)
+        return Failure("busy")
+
+    async def _serve(self, request: InboxRequest) -> InboxReply:
+        if isinstance(request, FillRequest):
+            return await fill(self._pool, self._ring, request)
+        if isinstance(request, PageRequest):
+            return await page(self._pool, self._ring, request)
+        if isinstance(request, EdgeRequest):
+            return await self._edge.snapshot(request)
+        reply, frame = await mark(self._pool, request)
+        if frame is not None:
+            await self._tell_devices(request.tenant, request.user, frame)
+        return reply
+
+    async def _tell_devices(self, tenant: str, user: str, frame: StateFrame) -> None:
+        """The frame to every connection of the user, by every gateway that has one. A hint: it may be lost."""
+        tag = user_tag(tenant, user)
+        item = batch.Item(batch.CONTROL, 0, 0, 0, 0, 0, _NO_ID, tag.encode("ascii"), frames.encode(frame))
+        message = batch.pack([item], self._clock.now_ms())
+        located = await self._presence.locate([tag])
+        for gateway in located.targets(tag):
+            await self._bus.publish(gateway_subject(gateway, PRIORITIES[0]), message)
+
+
+def _check(subject: str, request: InboxRequest) -> None:
+    """The id rules again: a transaction will name this tenant. Raises InvalidInput."""
+    if not isinstance(request, _KINDS[subject]):
+        raise InvalidInput("request", f"does not belong on {subject}")
+    if not isinstance(request, EdgeRequest):
+        check_token(request.tenant, "tenant")
+        check_user(request.user)

@@ -1,0 +1,194 @@
+"""Intake: Kafka to PostgreSQL. Poll, admit, store, hand on; the position moves in the storing transaction.
+
+There is one answer to every fault that is not the record's own (PostgreSQL or Kafka away, another worker owns
+the partition): give the batch up, wait, take the positions from PostgreSQL again and read on from there. Nothing
+is lost because only a committed transaction moves a position; what is read twice is left out by the store.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from notification import telemetry
+from notification.errors import HeraldError, Unavailable
+from notification.limits import INTAKE_BATCH_RECORDS_MAX, INTAKE_POLL_MS, LOG_CHECK_MS
+from worker import dead_letters, outage
+from worker.admission import Admitted, admit
+from worker.database import AWAY
+from worker.dead_letters import Dead
+from worker.log import EventLog, Partition, Record
+from worker.store import Fenced, Move, Rejected, Store, StoredNotification
+
+_log = structlog.get_logger("intake")
+
+# Takes what has been stored, in Kafka order; what it cannot take waits in PostgreSQL for its due_at.
+OnStored = Callable[[list[StoredNotification]], None]
+# The database's time in Unix ms, for records that the broker does not stamp.
+NowMs = Callable[[], int]
+
+_PAUSES: Final = (*AWAY, Unavailable, Fenced)
+
+
+class Intake:
+    """The loop of role dispatch that reads the log. One per process."""
+
+    def __init__(self, log: EventLog, store: Store, on_stored: OnStored, now_ms: NowMs) -> None:
+        self._log = log
+        self._store = store
+        self._on_stored = on_stored
+        self._now_ms = now_ms
+        self._expected: dict[Partition, int] = {}
+        self._check_at_s = 0.0
+        self._paused = False
+        self._stop = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def start(self) -> None:
+        """Join Kafka's consumer group. Raises Unavailable when Kafka stays away."""
+        await self._log.start()
+
+    async def stop(self) -> None:
+        """Drain: the batch being stored is finished, then the group is left. run() returns."""
+        self._stop.set()
+        await self._idle.wait()
+        await self._log.close()
+
+    async def run(self) -> None:
+        """Read until stop() is called."""
+        self._idle.clear()
+        try:
+            await self._run()
+        finally:
+            self._idle.set()
+
+    async def _run(self) -> None:
+        backoff = outage.Backoff()
+        while not self._stop.is_set():
+            try:
+                await self.step()
+            except _PAUSES as error:
+                self._pause(error)
+            except HeraldError:
+                _log.exception("intake_failed")
+                self._log.displace()
+            else:
+                backoff.reset()
+                if self._paused and self._log.placed():
+                    self._paused = False
+                    _log.info("intake_resumed")
+                continue
+            await _wait(self._stop, backoff.next_s())
+
+    def _pause(self, error: BaseException) -> None:
+        if isinstance(error, Fenced):
+            telemetry.FENCED.inc()
+        if not self._paused:
+            self._paused = True
+            _log.warning("intake_paused", error=type(error).__name__, reason=str(error))
+        self._log.displace()
+
+    async def step(self) -> int:
+        """Place what is unplaced, then one batch; returns its number of records. Raises what run() waits out."""
+        unplaced = self._log.unplaced()
+        if unplaced:
+            await self._place(unplaced)
+        elif time.monotonic() >= self._check_at_s:
+            await self._check()
+        records = await self._log.poll(INTAKE_BATCH_RECORDS_MAX, INTAKE_POLL_MS)
+        if records:
+            await self._take(records)
+        return len(records)
+
+    async def _take(self, records: Sequence[Record]) -> None:
+        moves = self._moves(records)
+        now_ms = self._now_ms()
+        admitted: list[Admitted] = []
+        dead: list[Dead] = []
+        for record in records:
+            verdict = admit(record, now_ms)
+            if isinstance(verdict, Admitted):
+                admitted.append(verdict)
+            else:
+                dead.append(Dead(record, verdict))
+        await dead_letters.bury(self._log, dead)
+        outcome = await self._store.store(admitted, moves, self._bury)
+        self._expected.update({move.partition: move.next_offset for move in moves})
+        self._on_stored(outcome.ready)
+        await self._log.commit({move.partition: move.next_offset for move in moves})
+
+    async def _bury(self, rejected: Sequence[Rejected]) -> None:
+        await dead_letters.bury(self._log, [Dead(event.record, rejection) for event, rejection in rejected])
+
+    def _moves(self, records: Sequence[Record]) -> list[Move]:
+        """How far each partition's position moves. Records of one partition come in order."""
+        firsts: dict[Partition, Record] = {}
+        lasts: dict[Partition, Record] = {}
+        for record in records:
+            firsts.setdefault(record.place, record)
+            lasts[record.place] = record
+        moves = []
+        for partition, first in firsts.items():
+            expected = self._expected[partition]
+            if first.offset < expected:
+                self._say_new_log(partition, expected)
+            elif first.offset > expected:
+                _log.warning("records_gone", **partition._asdict(), expected=expected, found=first.offset)
+            moves.append(Move(partition, expected, lasts[partition].offset + 1))
+        return moves
+
+    async def _place(self, partitions: set[Partition]) -> None:
+        """Read these partitions from PostgreSQL's positions on."""
+        bounds = await self._log.bounds(partitions)
+        positions = await self._store.positions(partitions)
+        new = {partition: bounds[partition].first for partition in partitions - positions.keys()}
+        if new:
+            await self._store.begin(new)
+            positions |= await self._store.positions(new)
+        went_back = [
+            partition
+            for partition, (_, end, committed) in bounds.items()
+            if committed is not None and positions[partition] < committed <= end
+        ]
+        if went_back:
+            epoch = await self._store.raise_epoch()
+            _log.error("database_went_back", partitions=len(went_back), epoch=epoch)
+            # Or each rebalance would find the same again.
+            await self._log.commit({partition: positions[partition] for partition in went_back})
+        new_logs = {p: bounds[p].first for p in partitions if bounds[p].end < positions[p]}
+        if new_logs:
+            for partition in new_logs:
+                self._say_new_log(partition, positions[partition])
+            # Start at their beginning, never at their end.
+            await self._store.move([Move(p, positions[p], first) for p, first in new_logs.items()])
+            positions |= new_logs
+        self._expected.update(positions)
+        self._log.place(positions)
+        self._check_at_s = time.monotonic() + LOG_CHECK_MS / 1000
+        _log.info("partitions_placed", count=len(partitions))
+
+    async def _check(self) -> None:
+        """A broker may be exchanged for an empty one while we run: a fetch past its end says nothing."""
+        self._check_at_s = time.monotonic() + LOG_CHECK_MS / 1000
+        placed = self._log.placed()
+        if not placed:
+            return
+        bounds = await self._log.bounds(placed)
+        if any(bounds[partition].end < self._expected[partition] for partition in placed):
+            self._log.displace()
+
+    def _say_new_log(self, partition: Partition, position: int) -> None:
+        telemetry.LOG_RESTARTED.inc()
+        _log.error("log_restarted", **partition._asdict(), position=position)
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep, or less when told to stop."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:  # the wait is over, and nobody said stop
+        return

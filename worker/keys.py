@@ -1,0 +1,175 @@
+"""The keys of a payload: master key -> tenant key -> user key, each wrapped by the one above.
+
+The master key is the secret file `master.key` (64 hex digits); wrapped tenant keys are in `tenants`; wrapped user
+keys are in the keys database, which only workers reach. Opened keys are cached here in bounded LRUs.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from notification.errors import SettingsError
+from notification.limits import KEY_CACHE_ENTRIES_MAX
+from notification.settings import Settings
+from worker import crypto
+from worker.database import Pool, show_tenants, tenant_transaction
+
+FIRST_VERSION: Final = 1
+User = tuple[str, str]  # tenant, user
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+_TENANT_KEYS: Final = "SELECT tenant_id, wrapped_key, key_version FROM tenants WHERE tenant_id = ANY($1)"
+_USER_KEYS: Final = (
+    "SELECT DISTINCT ON (tenant_id, entity_id) tenant_id, entity_id, key_version, wrapped_key FROM user_keys "
+    "JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, entity_id) USING (tenant_id, entity_id) "
+    "ORDER BY tenant_id, entity_id, key_version DESC"
+)
+_NEW_USER_KEYS: Final = (
+    "INSERT INTO user_keys (tenant_id, entity_id, key_version, wrapped_key) "
+    "SELECT tenant_id, entity_id, $4, wrapped_key "
+    "FROM unnest($1::text[], $2::text[], $3::bytea[]) AS new (tenant_id, entity_id, wrapped_key) "
+    "ORDER BY tenant_id, entity_id ON CONFLICT DO NOTHING"
+)
+
+
+class UserKey(NamedTuple):
+    """The key under which a user's payloads are sealed, and its version (part of every seal's place)."""
+
+    version: int
+    key: bytes
+
+
+class LRU(Generic[K, V]):
+    """A mapping of at most `entries_max`; the least recently used goes first."""
+
+    def __init__(self, entries_max: int) -> None:
+        self._entries: OrderedDict[K, V] = OrderedDict()
+        self._entries_max = entries_max
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: K) -> V | None:
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._entries_max:
+            self._entries.popitem(last=False)
+
+
+def master_key(settings: Settings) -> bytes:
+    """The master key out of its secret file. Raises SettingsError."""
+    text = settings.secret("master.key")
+    try:
+        key = bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        key = b""
+    if len(key) != crypto.KEY_BYTES:
+        raise SettingsError(f"secret file {settings.secrets_path / 'master.key'} must hold 64 hexadecimal digits")
+    return key
+
+
+def new_tenant_key(master: bytes, tenant: str) -> bytes:
+    """A fresh tenant key, wrapped: `tenants.wrapped_key` of version FIRST_VERSION."""
+    return crypto.seal(master, crypto.new_key(), crypto.tenant_key_aad(tenant, FIRST_VERSION))
+
+
+def seal_issuer_key(master: bytes, tenant: str, issuer: str, kid: str, key: bytes) -> bytes:
+    """`issuer_keys.sealed_key` of an HMAC secret or a public key as PEM."""
+    return crypto.seal(master, key, crypto.issuer_key_aad(tenant, issuer, kid))
+
+
+def open_issuer_key(master: bytes, tenant: str, issuer: str, kid: str, sealed: bytes) -> bytes:
+    """The inverse of seal_issuer_key. Raises CryptoError."""
+    return crypto.open_seal(master, sealed, crypto.issuer_key_aad(tenant, issuer, kid))
+
+
+class KeyRing:
+    """Opens, makes and remembers user keys.
+
+    `pool` is the main database, `keys_pool` the keys database (database.connect_pool with keys=True). A role
+    that may not make keys (inbox) asks with create=False.
+    """
+
+    def __init__(self, master: bytes, pool: Pool, keys_pool: Pool) -> None:
+        self._master = master
+        self._pool = pool
+        self._keys_pool = keys_pool
+        self._tenant_keys: LRU[str, bytes] = LRU(KEY_CACHE_ENTRIES_MAX)
+        self._user_keys: LRU[User, UserKey] = LRU(KEY_CACHE_ENTRIES_MAX)
+
+    async def user_keys(self, pairs: Iterable[User], create: bool) -> dict[User, UserKey]:
+        """The newest key of each (tenant, user); pairs of an unknown tenant are left out, nothing is made for them.
+
+        Without `create` users who have no key are left out as well. Raises CryptoError when a stored key does
+        not open (another master key), database.AWAY when a database is away.
+        """
+        found: dict[User, UserKey] = {}
+        missing: set[User] = set()
+        for pair in pairs:
+            cached = self._user_keys.get(pair)
+            if cached is None:
+                missing.add(pair)
+            else:
+                found[pair] = cached
+        if missing:
+            found |= await self._fetch(missing, create)
+        return found
+
+    async def _fetch(self, missing: set[User], create: bool) -> dict[User, UserKey]:
+        tenant_keys = await self._open_tenant_keys({tenant for tenant, _ in missing})
+        wanted = sorted(pair for pair in missing if pair[0] in tenant_keys)
+        if not wanted:
+            return {}
+        async with tenant_transaction(self._keys_pool, tenant_keys) as connection:
+            rows = await connection.fetch(_USER_KEYS, [pair[0] for pair in wanted], [pair[1] for pair in wanted])
+            known = {(row["tenant_id"], row["entity_id"]) for row in rows}
+            new = [pair for pair in wanted if pair not in known] if create else []
+            if new:
+                await connection.execute(
+                    _NEW_USER_KEYS,
+                    [pair[0] for pair in new],
+                    [pair[1] for pair in new],
+                    [_wrap_new_user_key(tenant_keys, pair) for pair in new],
+                    FIRST_VERSION,
+                )
+                # Read again: where another worker was first, its key is the one that counts.
+                rows += await connection.fetch(_USER_KEYS, [pair[0] for pair in new], [pair[1] for pair in new])
+        opened: dict[User, UserKey] = {}
+        for row in rows:
+            tenant, user, version = row["tenant_id"], row["entity_id"], row["key_version"]
+            aad = crypto.user_key_aad(tenant, user, version)
+            opened[tenant, user] = UserKey(version, crypto.open_seal(tenant_keys[tenant], row["wrapped_key"], aad))
+        for pair, key in opened.items():  # only once the transaction that made them has committed
+            self._user_keys.put(pair, key)
+        return opened
+
+    async def _open_tenant_keys(self, tenants: set[str]) -> dict[str, bytes]:
+        """The opened keys of those tenants that exist."""
+        found: dict[str, bytes] = {}
+        for tenant in tenants:
+            cached = self._tenant_keys.get(tenant)
+            if cached is not None:
+                found[tenant] = cached
+        missing = tenants - found.keys()
+        if missing:
+            async with self._pool.acquire() as connection, connection.transaction():
+                await show_tenants(connection, missing)
+                rows = await connection.fetch(_TENANT_KEYS, sorted(missing))
+            for row in rows:
+                tenant = row["tenant_id"]
+                aad = crypto.tenant_key_aad(tenant, row["key_version"])
+                found[tenant] = crypto.open_seal(self._master, row["wrapped_key"], aad)
+                self._tenant_keys.put(tenant, found[tenant])
+        return found
+
+
+def _wrap_new_user_key(tenant_keys: Mapping[str, bytes], pair: User) -> bytes:
+    tenant, user = pair
+    return crypto.seal(tenant_keys[tenant], crypto.new_key(), crypto.user_key_aad(tenant, user, FIRST_VERSION))

@@ -1,0 +1,164 @@
+"""What an operator does to Herald: tenants, and what became of a notification. The CLI calls this."""
+
+import dataclasses
+import datetime
+import uuid
+from collections.abc import Sequence
+from typing import Final, Self
+
+import asyncpg
+
+from notification.errors import InvalidInput
+from notification.ids import check_token
+from notification.limits import TENANT_TITLE_CHARS_MAX
+from notification.messages import EdgeKey
+from notification.settings import Settings
+from worker.database import Pool, connect_pool, show_tenants, tenant_ids, tenant_transaction
+from worker.keys import FIRST_VERSION, master_key, new_tenant_key, seal_issuer_key
+from worker.partitions import day_of
+
+ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
+
+_NEW_TENANT: Final = (
+    "INSERT INTO tenants (tenant_id, tenant_name, origins, wrapped_key, key_version) VALUES ($1, $2, $3, $4, $5)"
+)
+_NEW_KEY: Final = (
+    "INSERT INTO issuer_keys (tenant_id, issuer, audience, kid, algorithm, sealed_key) "
+    "VALUES ($1, $2, $3, $4, $5, $6)"
+)
+_TENANTS: Final = "SELECT tenant_id, tenant_name, status, origins, created_at FROM tenants ORDER BY tenant_id"
+_NOTIFICATIONS: Final = """
+SELECT entity_id, type, priority, status, status_code, attempt, sent_at, expiry, seen_at, read_at, archived_at
+FROM notifications WHERE tenant_id = $1 AND notification_id = $2 AND day = $3 ORDER BY entity_id
+"""
+_HISTORY: Final = """
+SELECT entity_id, status, status_code, timestamp
+FROM notification_history WHERE tenant_id = $1 AND notification_id = $2 AND day = $3 ORDER BY history_id
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tenant:
+    """A row of `tenants`; `status` is "active" or "suspended"."""
+
+    tenant: str
+    name: str
+    status: str
+    origins: list[str]
+    created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One transition; `status_code` is a codes.StatusCode, `at` the database's time."""
+
+    status: str
+    status_code: int
+    at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NotificationStatus:
+    """What became of a notification for one user; `history` oldest first."""
+
+    user: str
+    type: str
+    priority: int
+    status: str
+    status_code: int
+    attempt: int
+    sent_at: datetime.datetime
+    expiry: datetime.datetime
+    seen_at: datetime.datetime | None
+    read_at: datetime.datetime | None
+    archived_at: datetime.datetime | None
+    history: list[HistoryEntry]
+
+
+class Operations:
+    """Role admin's hands. Methods raise InvalidInput for a caller's mistake, database.AWAY in an outage."""
+
+    def __init__(self, settings: Settings, pool: Pool) -> None:
+        self._settings = settings
+        self._pool = pool
+
+    @classmethod
+    async def connect(cls, settings: Settings) -> Self:
+        """Connect as role admin. Raises Unavailable, SettingsError."""
+        return cls(settings, await connect_pool(settings, "admin"))
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._pool.close()
+
+    async def create_tenant(self, tenant: str, name: str, origins: Sequence[str], keys: Sequence[EdgeKey]) -> None:
+        """Make a tenant with a key of its own and its issuers' verification keys. Needs the master key.
+
+        `EdgeKey.key` is the HMAC secret or a public key as PEM. Raises InvalidInput: a bad value, a tenant that
+        exists, an issuer and kid that are taken.
+        """
+        check_token(tenant, "tenant")
+        if not 1 <= len(name) <= TENANT_TITLE_CHARS_MAX:
+            raise InvalidInput("name", f"must be 1 to {TENANT_TITLE_CHARS_MAX} characters")
+        for key in keys:
+            if key.algorithm not in ALGORITHMS:
+                raise InvalidInput("algorithm", "must be one of " + ", ".join(ALGORITHMS))
+        master = master_key(self._settings)
+        async with tenant_transaction(self._pool, [tenant]) as connection:
+            try:
+                await connection.execute(
+                    _NEW_TENANT, tenant, name, list(origins), new_tenant_key(master, tenant), FIRST_VERSION
+                )
+            except asyncpg.UniqueViolationError as error:
+                raise InvalidInput("tenant", f"{tenant} exists already") from error
+            for key in keys:
+                sealed = seal_issuer_key(master, tenant, key.issuer, key.kid, key.key)
+                try:
+                    await connection.execute(
+                        _NEW_KEY, tenant, key.issuer, key.audience, key.kid, key.algorithm, sealed
+                    )
+                except asyncpg.UniqueViolationError as error:
+                    kid = f" with kid {key.kid!r}" if key.kid else ""
+                    raise InvalidInput("issuer", f"{key.issuer}{kid} is taken already") from error
+
+    async def list_tenants(self) -> list[Tenant]:
+        """Every tenant, by id."""
+        async with self._pool.acquire() as connection, connection.transaction(readonly=True):
+            await show_tenants(connection, await tenant_ids(connection))
+            rows = await connection.fetch(_TENANTS)
+        return [
+            Tenant(row["tenant_id"], row["tenant_name"], row["status"], list(row["origins"]), row["created_at"])
+            for row in rows
+        ]
+
+    async def notification_status(self, tenant: str, ident: uuid.UUID) -> list[NotificationStatus]:
+        """Per user, the status and history of a notification; empty when the tenant has none of this id.
+
+        Raises InvalidInput when `tenant` or `ident` (a UUIDv7) breaks the id rules.
+        """
+        check_token(tenant, "tenant")
+        day = day_of(ident)
+        history: dict[str, list[HistoryEntry]] = {}
+        async with tenant_transaction(self._pool, [tenant]) as connection:
+            rows = await connection.fetch(_NOTIFICATIONS, tenant, ident, day)
+            for row in await connection.fetch(_HISTORY, tenant, ident, day):
+                entry = HistoryEntry(row["status"], row["status_code"], row["timestamp"])
+                history.setdefault(row["entity_id"], []).append(entry)
+        return [_status(row, history.get(row["entity_id"], [])) for row in rows]
+
+
+def _status(row: asyncpg.Record, history: list[HistoryEntry]) -> NotificationStatus:
+    return NotificationStatus(
+        user=row["entity_id"],
+        type=row["type"],
+        priority=row["priority"],
+        status=row["status"],
+        status_code=row["status_code"],
+        attempt=row["attempt"],
+        sent_at=row["sent_at"],
+        expiry=row["expiry"],
+        seen_at=row["seen_at"],
+        read_at=row["read_at"],
+        archived_at=row["archived_at"],
+        history=history,
+    )

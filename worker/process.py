@@ -1,0 +1,299 @@
+"""The worker process: the one place where its parts are made and wired together.
+
+Start: every server is waited for, up to STARTUP_DEADLINE_S, all at the same time; then the roles begin to serve.
+Stop: intake first, then the dispatch queue drains, then sweeper, receipts and inbox, then the connections.
+"""
+
+import asyncio
+import os
+import socket
+import time
+import urllib.parse
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any, Final
+
+import structlog
+import uvloop
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from notification import telemetry
+from notification.bus import NatsBus
+from notification.errors import HeraldError
+from notification.lifecycle import notify_ready, stop_event
+from notification.limits import REDIS_REPLY_MS_MAX, STARTUP_DEADLINE_S
+from notification.settings import Settings
+from worker.attempts import RetryBudget
+from worker.clock import DatabaseClock
+from worker.database import AWAY, Pool, connect_pool
+from worker.dispatch import Dispatcher
+from worker.edge import Edge
+from worker.inbox import Inbox
+from worker.intake import Intake
+from worker.keys import KeyRing, master_key
+from worker.log import KafkaLog
+from worker.outage import until_up
+from worker.partitions import Partitions, keep_ahead, make_ahead
+from worker.presence import Beats, RedisPresence
+from worker.receipts import Receipts
+from worker.router import Router
+from worker.scheduler import Scheduler, first_job
+from worker.store import Store, StoredNotification
+from worker.sweeper import Sweeper
+from worker.transitions import DatabaseJournal
+
+ROLES: Final = ("dispatch", "receipts", "inbox")
+_DRAIN_S: Final = 10.0  # a dispatch batch takes two bus requests at most, and a transaction
+_log = structlog.get_logger("worker")
+
+
+class Crashed(HeraldError):
+    """A part of the process ended by an error nobody foresaw; its traceback is in the log."""
+
+
+class Role:
+    """A role that has been made: its parts run as tasks, and end one after the other."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    def begin(self) -> None:
+        """Start the tasks."""
+
+    async def stop(self) -> None:
+        """End gracefully and disconnect; works also when a task has crashed."""
+
+    def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks[name] = asyncio.create_task(work, name=name)
+
+    async def _ended(self, *names: str) -> None:
+        """Wait for these tasks to end, at most _DRAIN_S; what was not finished is due again later."""
+        _done, running = await asyncio.wait([self.tasks[name] for name in names], timeout=_DRAIN_S)
+        for task in running:
+            _log.warning("not_drained", part=task.get_name())
+
+    async def _cancel(self) -> None:
+        for task in self.tasks.values():
+            task.cancel()
+        await asyncio.wait(self.tasks.values())
+
+
+def run(settings: Settings, roles: Sequence[str]) -> None:
+    """Run the roles until SIGTERM or SIGINT. Raises HeraldError: a server stayed away, or a part crashed."""
+    master = master_key(settings)
+    telemetry.configure(settings.log_level, master, settings.log_json)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings, roles, master))
+
+
+async def _run(settings: Settings, roles: Sequence[str], master: bytes) -> None:
+    stop = stop_event()
+    stopped = asyncio.create_task(stop.wait())
+    starting = asyncio.create_task(_start(settings, roles, master))
+    await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait((starting,))
+        return
+    made = starting.result()
+    for role in made:
+        role.begin()
+    parts = [task for role in made for task in role.tasks.values()]
+    notify_ready()
+    _log.info("serving", roles=list(roles))
+    ended, _ = await asyncio.wait((stopped, *parts), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    _log.info("stopping")
+    crashed = [task for task in parts if task in ended]
+    for task in crashed:
+        _log.error("crashed", part=task.get_name(), exc_info=task.exception())
+    for role in made:
+        await role.stop()
+    if crashed:
+        raise Crashed(f"{crashed[0].get_name()} ended unexpectedly; the log says why")
+
+
+async def _start(settings: Settings, roles: Sequence[str], master: bytes) -> list[Role]:
+    makers = {"dispatch": _Dispatch.make, "receipts": _Receipts.make, "inbox": _Inbox.make}
+    return list(await _together([makers[role](settings, master) for role in roles]))
+
+
+async def _together(starting: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Wait for all; the first failure cancels the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_await(one)) for one in starting]
+    except BaseExceptionGroup as group_of_errors:
+        raise _first(group_of_errors) from None
+    return [task.result() for task in tasks]
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _await(one: Awaitable[Any]) -> Any:
+    return await one
+
+
+async def _connect_redis(settings: Settings) -> "Redis":
+    """A Redis client that has answered once. Raises Unavailable."""
+    deadline_s = REDIS_REPLY_MS_MAX / 1000
+    redis: Redis = Redis.from_url(settings.redis_url, socket_timeout=deadline_s, socket_connect_timeout=deadline_s)
+    place = urllib.parse.urlsplit(settings.redis_url)
+
+    async def ping() -> None:
+        await redis.ping()
+
+    away = (RedisError, OSError, TimeoutError)
+    await until_up(ping, f"Redis at {place.hostname}:{place.port or 6379}", away, STARTUP_DEADLINE_S)
+    return redis
+
+
+def _instance() -> str:
+    """A name of this process for consumer groups and server logs."""
+    return f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+
+
+class _Dispatch(Role):
+    """Role dispatch: Kafka to store to bus, and the sweeper."""
+
+    def __init__(
+        self, pool: Pool, keys_pool: Pool, bus: NatsBus, redis: "Redis", log: KafkaLog, master: bytes
+    ) -> None:
+        super().__init__()
+        self._pool, self._keys_pool, self._bus, self._redis, self._log = pool, keys_pool, bus, redis, log
+        ring = KeyRing(master, pool, keys_pool)
+        journal = DatabaseJournal(pool)
+        beats = Beats()
+        self._clock = DatabaseClock()
+        self._presence = RedisPresence(redis, beats)
+        self._scheduler = Scheduler()
+        router = Router(
+            bus, self._presence, beats, journal, self._clock, RetryBudget(), requeue=self._scheduler.put
+        )
+        self._dispatcher = Dispatcher(self._scheduler, router)
+        self._sweeper = Sweeper(pool, ring, self._scheduler, journal)
+        self._intake = Intake(log, Store(pool, ring, Partitions(pool)), self._on_stored, self._clock.now_ms)
+        self._listen = beats.listen
+        self._sweeper_stop = asyncio.Event()
+
+    @classmethod
+    async def make(cls, settings: Settings, master: bytes) -> Role:
+        """Connect everything. Raises Unavailable, SettingsError."""
+        log = KafkaLog(settings.kafka_servers)
+        pool, keys_pool, bus, redis, _ = await _together([
+            connect_pool(settings, "dispatch"), connect_pool(settings, "dispatch", keys=True),
+            NatsBus.connect(settings.nats_url, "herald-dispatch"), _connect_redis(settings), log.start(),
+        ])  # fmt: skip
+        role = cls(pool, keys_pool, bus, redis, log, master)
+        async with pool.acquire() as connection:
+            await make_ahead(connection)
+        await role._clock.refresh(pool)
+        await role._listen(bus)
+        return role
+
+    def begin(self) -> None:
+        self._run("intake", self._intake.run())
+        self._run("dispatch", self._dispatcher.run())
+        self._run("sweeper", self._sweeper.run(self._sweeper_stop))
+        self._run("dispatch clock", self._clock.follow(self._pool))
+        self._run("partitions", keep_ahead(self._pool))
+
+    def _on_stored(self, stored: list[StoredNotification]) -> None:
+        """Hand fresh rows to the dispatch queue; what does not fit is due again by itself."""
+        for notification in stored:
+            self._scheduler.put(first_job(notification))
+
+    async def stop(self) -> None:
+        await self._intake.stop()
+        self._sweeper_stop.set()
+        await self._ended("intake", "sweeper")
+        self._scheduler.close()
+        await self._ended("dispatch")
+        await self._cancel()
+        await self._bus.close()
+        await self._presence.close()
+        await self._redis.aclose()
+        await _close(self._pool, self._keys_pool)
+
+
+class _Receipts(Role):
+    """Role receipts: the gateways' stream to PostgreSQL."""
+
+    def __init__(self, pool: Pool, redis: "Redis") -> None:
+        super().__init__()
+        self._pool, self._redis = pool, redis
+        self._receipts = Receipts(redis, pool, Partitions(pool), consumer=_instance())
+        self._receipts_stop = asyncio.Event()
+
+    @classmethod
+    async def make(cls, settings: Settings, _master: bytes) -> Role:
+        """Connect everything. Raises Unavailable, SettingsError."""
+        pool, redis = await _together([connect_pool(settings, "receipts"), _connect_redis(settings)])
+        async with pool.acquire() as connection:
+            await make_ahead(connection)
+        role = cls(pool, redis)
+        await role._receipts.start()
+        return role
+
+    def begin(self) -> None:
+        self._run("receipts", self._receipts.run(self._receipts_stop))
+        self._run("receipts partitions", keep_ahead(self._pool))
+
+    async def stop(self) -> None:
+        self._receipts_stop.set()
+        await self._ended("receipts")
+        await self._cancel()
+        await self._redis.aclose()
+        await _close(self._pool)
+
+
+class _Inbox(Role):
+    """Role inbox: the gateways' questions."""
+
+    def __init__(self, pool: Pool, keys_pool: Pool, bus: NatsBus, redis: "Redis", master: bytes) -> None:
+        super().__init__()
+        self._pool, self._keys_pool, self._bus, self._redis = pool, keys_pool, bus, redis
+        beats = Beats()
+        self._clock = DatabaseClock()
+        self._presence = RedisPresence(redis, beats)
+        ring = KeyRing(master, pool, keys_pool)
+        self._inbox = Inbox(bus, pool, ring, Edge(master, pool), self._presence, self._clock)
+        self._listen = beats.listen
+
+    @classmethod
+    async def make(cls, settings: Settings, master: bytes) -> Role:
+        """Connect everything. Raises Unavailable, SettingsError."""
+        pool, keys_pool, bus, redis = await _together([
+            connect_pool(settings, "inbox"), connect_pool(settings, "inbox", keys=True),
+            NatsBus.connect(settings.nats_url, "herald-inbox"), _connect_redis(settings),
+        ])  # fmt: skip
+        role = cls(pool, keys_pool, bus, redis, master)
+        await role._clock.refresh(pool)
+        await role._listen(bus)
+        await role._inbox.start()
+        return role
+
+    def begin(self) -> None:
+        self._run("inbox clock", self._clock.follow(self._pool))
+
+    async def stop(self) -> None:
+        await self._bus.close()
+        await self._cancel()
+        await self._presence.close()
+        await self._redis.aclose()
+        await _close(self._pool, self._keys_pool)
+
+
+async def _close(*pools: Pool) -> None:
+    """Close pools, in an outage by force."""
+    for pool in pools:
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                await pool.close()
+        except AWAY as error:
+            _log.warning("pool_not_closed", error=type(error).__name__)
+            pool.terminate()

@@ -1,0 +1,59 @@
+"""Scheduled notifications whose time has come: they take their place in the lane now.
+
+A row stored with not_before got a seq at once, but its lane flows on meanwhile and connections pass that seq as a
+hole. So when it is due it is numbered anew, at the head of its lane, and not_before is taken away: from then on it
+is like a row that was just stored.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+
+from worker.database import Pool, tenant_transaction
+from worker.rows import COLUMNS
+
+# The users first, in sorted order, as the storing transaction does: that also guards their lane heads.
+_LOCK_USERS: Final = """
+SELECT s.tenant_id FROM user_state s
+JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS u(tenant_id, entity_id)) AS u
+    USING (tenant_id, entity_id)
+ORDER BY s.tenant_id, s.entity_id FOR UPDATE OF s
+"""
+_RELEASE: Final = f"""
+WITH due AS (
+    SELECT n.day, n.tenant_id, n.notification_id, n.entity_id, n.lane,
+           row_number() OVER (PARTITION BY n.tenant_id, n.entity_id, n.lane ORDER BY n.not_before, n.seq) AS number
+    FROM notifications n
+    JOIN unnest($1::text[], $2::text[], $3::date[], $4::uuid[]) AS w(tenant_id, entity_id, day, notification_id)
+        USING (day, tenant_id, notification_id, entity_id)
+    WHERE n.rank = 0 AND n.not_before IS NOT NULL
+), heads AS (
+    UPDATE lane_heads h SET seq = h.seq + c.count
+    FROM (SELECT tenant_id, entity_id, lane, count(*) FROM due GROUP BY tenant_id, entity_id, lane) AS c
+    WHERE (h.tenant_id, h.entity_id, h.lane) = (c.tenant_id, c.entity_id, c.lane)
+    RETURNING h.tenant_id, h.entity_id, h.lane, h.seq - c.count AS base
+), revs AS (
+    UPDATE user_state s SET rev = s.rev + 1 FROM (SELECT DISTINCT tenant_id, entity_id FROM due) AS u
+    WHERE (s.tenant_id, s.entity_id) = (u.tenant_id, u.entity_id)
+    RETURNING s.tenant_id, s.entity_id, s.rev
+)
+UPDATE notifications n
+SET seq = heads.base + due.number, prev = heads.base + due.number - 1, not_before = NULL, rev = revs.rev
+FROM due JOIN heads USING (tenant_id, entity_id, lane) JOIN revs USING (tenant_id, entity_id)
+WHERE (n.day, n.tenant_id, n.notification_id, n.entity_id)
+    = (due.day, due.tenant_id, due.notification_id, due.entity_id)
+RETURNING {COLUMNS}, n.status, n.status_code
+"""  # noqa: S608 - COLUMNS is a constant of ours
+
+
+async def release(pool: Pool, rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
+    """Number these due rows anew; returns them as they are now. Raises what the database raises."""
+    tenants = [row["tenant_id"] for row in rows]
+    users = [row["entity_id"] for row in rows]
+    async with tenant_transaction(pool, tenants) as connection:
+        await connection.execute(_LOCK_USERS, tenants, users)
+        released: list[asyncpg.Record] = await connection.fetch(
+            _RELEASE, tenants, users, [row["day"] for row in rows], [row["notification_id"] for row in rows]
+        )
+    return released

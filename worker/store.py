@@ -1,0 +1,414 @@
+"""The storing transaction: a batch of admitted events becomes rows, and the position moves with them.
+
+One transaction: move the positions (which fences a worker that has lost its partitions), read the tenants on the
+primary, lock the users' state and lane heads in sorted order (so commit order is seq order), leave out what is
+stored already, number the rest, insert rows and history. Dead letters are acknowledged by Kafka before COMMIT.
+"""
+
+import dataclasses
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+import msgspec
+
+from notification import frames, telemetry
+from notification.codes import LANE_NAMES, RANKS, Lane, Status, StatusCode
+from notification.errors import HeraldError, Unavailable
+from notification.limits import ACK_DUE_MS
+from notification.names import PRIORITIES, user_tag
+from worker import crypto
+from worker.admission import Admitted, Reason, Rejection
+from worker.database import Connection, Pool, tenant_transaction
+from worker.keys import KeyRing, User, UserKey
+from worker.log import Partition
+from worker.partitions import Partitions, day_of
+
+_MOVE: Final = """
+WITH moved AS (
+    UPDATE positions p SET next_offset = m.next_offset
+    FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
+        AS m (topic, partition, expected, next_offset)
+    WHERE p.topic = m.topic AND p.partition = m.partition AND p.next_offset = m.expected
+    RETURNING 1
+)
+SELECT count(*) AS moved, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms FROM moved
+"""
+_TENANTS: Final = "SELECT tenant_id, status FROM tenants WHERE tenant_id = ANY($1)"
+_RAISE_REVS: Final = """
+INSERT INTO user_state AS s (tenant_id, entity_id, rev)
+SELECT tenant_id, entity_id, 1 FROM unnest($1::text[], $2::text[]) AS u (tenant_id, entity_id)
+ORDER BY tenant_id, entity_id
+ON CONFLICT (tenant_id, entity_id) DO UPDATE SET rev = s.rev + 1
+RETURNING tenant_id, entity_id, rev
+"""
+_STORED: Final = """
+SELECT n.tenant_id, n.entity_id, n.notification_id, n.body_hash
+FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[]) AS w (day, tenant_id, notification_id, entity_id)
+JOIN notifications n USING (day, tenant_id, notification_id, entity_id)
+"""
+_RAISE_HEADS: Final = """
+INSERT INTO lane_heads AS h (tenant_id, entity_id, lane, seq)
+SELECT tenant_id, entity_id, lane, entries
+FROM unnest($1::text[], $2::text[], $3::smallint[], $4::bigint[]) AS l (tenant_id, entity_id, lane, entries)
+ORDER BY tenant_id, entity_id, lane
+ON CONFLICT (tenant_id, entity_id, lane) DO UPDATE SET seq = h.seq + excluded.seq
+RETURNING tenant_id, entity_id, lane, seq
+"""
+_INSERT: Final = """
+WITH stored AS (
+    INSERT INTO notifications (
+        day, tenant_id, notification_id, entity_id, lane, seq, prev, type, priority, payload, key_version,
+        collapse_key, not_before, sent_at, ttl, expiry, status, rank, status_code, due_at, rev, body_hash
+    )
+    SELECT day, tenant_id, notification_id, entity_id, lane, seq, prev, type, priority, payload, key_version,
+        collapse_key, to_timestamp(not_before_ms / 1000.0), to_timestamp(sent_ms / 1000.0), ttl,
+        to_timestamp(expiry_ms / 1000.0), status, rank, status_code, to_timestamp(due_ms / 1000.0), rev, body_hash
+    FROM unnest(
+        $1::date[], $2::text[], $3::uuid[], $4::text[], $5::smallint[], $6::bigint[], $7::bigint[], $8::text[],
+        $9::smallint[], $10::bytea[], $11::integer[], $12::text[], $13::bigint[], $14::bigint[], $15::integer[],
+        $16::bigint[], $17::text[], $18::smallint[], $19::smallint[], $20::bigint[], $21::bigint[], $22::bytea[]
+    ) AS r (
+        day, tenant_id, notification_id, entity_id, lane, seq, prev, type, priority, payload, key_version,
+        collapse_key, not_before_ms, sent_ms, ttl, expiry_ms, status, rank, status_code, due_ms, rev, body_hash
+    )
+    ON CONFLICT DO NOTHING
+    RETURNING day, tenant_id, notification_id, entity_id, status, status_code
+)
+INSERT INTO notification_history (day, tenant_id, notification_id, entity_id, status, status_code)
+SELECT day, tenant_id, notification_id, entity_id, status, status_code FROM stored
+"""
+_POSITIONS: Final = """
+SELECT topic, partition, next_offset FROM positions
+JOIN unnest($1::text[], $2::integer[]) AS w (topic, partition) USING (topic, partition)
+"""
+_BEGIN: Final = """
+INSERT INTO positions (topic, partition, next_offset)
+SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[]) ON CONFLICT DO NOTHING
+"""
+# At least the clock, so that an epoch of a restored database never repeats one given out before.
+_RAISE_EPOCH: Final = """
+UPDATE log_state SET epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint) RETURNING epoch
+"""
+
+
+class Fenced(HeraldError):
+    """A position is not where this worker believes: another one owns the partition, or moved it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredNotification:
+    """One stored row with its payload open: what the router sends. Times in Unix ms, `priority` 0 high to 2 low."""
+
+    tenant: str
+    user: str
+    id: uuid.UUID
+    lane: int
+    seq: int
+    prev: int
+    type: str
+    priority: int
+    sent_ms: int
+    expiry_ms: int
+    collapse_key: str | None
+    payload: bytes
+    attempt: int = 0
+    not_before_ms: int | None = None
+
+    @property
+    def tag(self) -> str:
+        """The routing key of the bus: names.user_tag."""
+        return user_tag(self.tenant, self.user)
+
+
+def encode_body(notification: StoredNotification) -> bytes:
+    """The JSON text of the client's `n` frame: encoded once, written by every gateway as it is."""
+    return frames.encode(
+        frames.Notification(
+            lane=LANE_NAMES[notification.lane],
+            seq=notification.seq,
+            id=str(notification.id),
+            type=notification.type,
+            priority=PRIORITIES[notification.priority],
+            sent_at=notification.sent_ms,
+            expires_at=notification.expiry_ms,
+            p=msgspec.Raw(notification.payload),
+            collapse=notification.collapse_key,
+        )
+    )
+
+
+class Move(NamedTuple):
+    """A position to move, if it still stands at `expected`."""
+
+    partition: Partition
+    expected: int
+    next_offset: int
+
+
+class Rejected(NamedTuple):
+    """An admitted event that PostgreSQL's knowledge turns down."""
+
+    event: Admitted
+    rejection: Rejection
+
+
+class Outcome(NamedTuple):
+    """What became of a batch. `ready` are the stored ones to hand on now, in Kafka order."""
+
+    ready: list[StoredNotification]
+    duplicates: int
+    rejected: int
+
+
+class _Row(NamedTuple):
+    """A row about to be inserted."""
+
+    event: Admitted
+    notification: StoredNotification
+    key: UserKey
+    rev: int
+    status: Status
+    code: StatusCode
+    due_ms: int | None
+
+
+# Told what the transaction rejects; returns once the dead letters are safe. Its errors undo the transaction.
+Bury = Callable[[Sequence[Rejected]], Awaitable[None]]
+
+
+class Store:
+    """Writes batches with role dispatch. Every method raises database.AWAY while PostgreSQL is away."""
+
+    def __init__(self, pool: Pool, ring: KeyRing, partitions: Partitions) -> None:
+        self._pool = pool
+        self._ring = ring
+        self._partitions = partitions
+
+    async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The next offset of those partitions that have one."""
+        wanted = sorted(partitions)
+        async with self._pool.acquire() as connection:
+            rows = await connection.fetch(_POSITIONS, [p.topic for p in wanted], [p.partition for p in wanted])
+        return {Partition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+
+    async def begin(self, offsets: dict[Partition, int]) -> None:
+        """Give partitions seen for the first time their position; one that has one keeps it."""
+        items = sorted(offsets.items())
+        async with self._pool.acquire() as connection:
+            await connection.execute(
+                _BEGIN,
+                [p.topic for p, _ in items],
+                [p.partition for p, _ in items],
+                [offset for _, offset in items],
+            )
+
+    async def move(self, moves: Sequence[Move]) -> None:
+        """Move positions without storing anything. Raises Fenced."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await _move(connection, moves)
+
+    async def raise_epoch(self) -> int:
+        """PostgreSQL went back in time: cursors given out before cannot be trusted. Returns the new epoch."""
+        async with self._pool.acquire() as connection:
+            epoch: int = await connection.fetchval(_RAISE_EPOCH)
+        return epoch
+
+    async def store(self, events: Sequence[Admitted], moves: Sequence[Move], bury: Bury) -> Outcome:
+        """Store a batch and move its positions. Raises Fenced; nothing is stored then."""
+        try:
+            return await self._store(events, moves, bury)
+        except asyncpg.CheckViolationError:
+            # Somebody dropped a partition that was there before: make it again.
+            self._partitions.forget()
+            return await self._store(events, moves, bury)
+
+    async def _store(self, events: Sequence[Admitted], moves: Sequence[Move], bury: Bury) -> Outcome:
+        await self._partitions.ensure({day_of(event.id) for event in events})
+        keys = await self._ring.user_keys({(event.tenant, event.user) for event in events}, create=True)
+        started_s = time.perf_counter()
+        async with tenant_transaction(self._pool, {event.tenant for event in events}) as connection:
+            now_ms = await _move(connection, moves)
+            known, rejected = await _split_by_tenant(connection, events)
+            if any((event.tenant, event.user) not in keys for event in known):
+                raise Unavailable("a tenant was created this moment; its keys come with the next try")
+            fresh, duplicates, reused = await self._dedupe(connection, known)
+            rejected += reused
+            rows = await self._number(connection, fresh, keys, now_ms)
+            await _insert(connection, rows)
+            if rejected:
+                await bury(rejected)
+        telemetry.STORE_SECONDS.observe(time.perf_counter() - started_s)
+        for row in rows:
+            outcome = "stored" if row.status is Status.ACCEPTED else "expired"
+            telemetry.EVENTS.labels(PRIORITIES[row.event.priority], outcome).inc()
+        for event in duplicates:
+            telemetry.EVENTS.labels(PRIORITIES[event.priority], "duplicate").inc()
+        ready = [row.notification for row in rows if _is_ready(row, now_ms)]
+        return Outcome(ready, len(duplicates), len(rejected))
+
+    async def _dedupe(
+        self, connection: Connection, events: Sequence[Admitted]
+    ) -> tuple[list[tuple[Admitted, int]], list[Admitted], list[Rejected]]:
+        """(new events with their user's rev, exact copies, ids reused with another body).
+
+        The users are locked first: what another worker stores for them is visible by the time we look.
+        """
+        if not events:
+            return [], [], []
+        revs = await _raise_revs(connection, events)
+        rows = await connection.fetch(
+            _STORED,
+            [day_of(event.id) for event in events],
+            [event.tenant for event in events],
+            [event.id for event in events],
+            [event.user for event in events],
+        )
+        hashes = {(row["tenant_id"], row["entity_id"], row["notification_id"]): row["body_hash"] for row in rows}
+        fresh: list[tuple[Admitted, int]] = []
+        duplicates: list[Admitted] = []
+        reused: list[Rejected] = []
+        for event in events:
+            identity = (event.tenant, event.user, event.id)
+            first = hashes.get(identity)
+            if first is None:
+                hashes[identity] = event.body_hash
+                fresh.append((event, revs[event.tenant, event.user]))
+            elif first == event.body_hash:
+                duplicates.append(event)
+            else:
+                detail = "id: was used before for this user with another body; give every event an id of its own"
+                reused.append(Rejected(event, Rejection(Reason.ID_REUSED, detail)))
+        return fresh, duplicates, reused
+
+    async def _number(
+        self,
+        connection: Connection,
+        fresh: Sequence[tuple[Admitted, int]],
+        keys: dict[User, UserKey],
+        now_ms: int,
+    ) -> list[_Row]:
+        """Give each event its lane, seq and prev; seal nothing yet."""
+        if not fresh:
+            return []
+        heads = await _raise_heads(connection, [event for event, _ in fresh])
+        rows = []
+        for event, rev in fresh:
+            lane = Lane(event.priority)
+            head = (event.tenant, event.user, lane)
+            prev = heads[head]
+            heads[head] = prev + 1
+            status, code, due_ms = _first_status(event, now_ms)
+            notification = StoredNotification(
+                tenant=event.tenant, user=event.user, id=event.id, lane=lane, seq=prev + 1, prev=prev,
+                type=event.type, priority=event.priority, sent_ms=event.sent_ms, expiry_ms=event.expiry_ms,
+                collapse_key=event.collapse_key, payload=event.payload, not_before_ms=event.not_before_ms,
+            )  # fmt: skip
+            rows.append(_Row(event, notification, keys[event.tenant, event.user], rev, status, code, due_ms))
+        return rows
+
+
+def _first_status(event: Admitted, now_ms: int) -> tuple[Status, StatusCode, int | None]:
+    """Status, code and due time (Unix ms) of a new row."""
+    if event.expiry_ms <= now_ms:
+        return Status.EXPIRED, StatusCode.EXPIRED_TTL, None
+    if event.not_before_ms is not None and event.not_before_ms > now_ms:
+        return Status.ACCEPTED, StatusCode.ACCEPTED, event.not_before_ms
+    return Status.ACCEPTED, StatusCode.ACCEPTED, min(now_ms + ACK_DUE_MS, event.expiry_ms)
+
+
+def _is_ready(row: _Row, now_ms: int) -> bool:
+    not_before_ms = row.event.not_before_ms
+    return row.status is Status.ACCEPTED and (not_before_ms is None or not_before_ms <= now_ms)
+
+
+async def _move(connection: Connection, moves: Sequence[Move]) -> int:
+    """Move all positions or raise Fenced; returns the database's time in Unix ms."""
+    row = await connection.fetchrow(
+        _MOVE,
+        [move.partition.topic for move in moves],
+        [move.partition.partition for move in moves],
+        [move.expected for move in moves],
+        [move.next_offset for move in moves],
+    )
+    assert row is not None
+    if row["moved"] != len(moves):
+        raise Fenced(f"{len(moves) - row['moved']} of {len(moves)} positions are not where this worker left them")
+    now_ms: int = row["now_ms"]
+    return now_ms
+
+
+async def _split_by_tenant(
+    connection: Connection, events: Sequence[Admitted]
+) -> tuple[list[Admitted], list[Rejected]]:
+    """Events of tenants that take some, and the others with their rejection."""
+    if not events:
+        return [], []
+    rows = await connection.fetch(_TENANTS, sorted({event.tenant for event in events}))
+    statuses = {row["tenant_id"]: row["status"] for row in rows}
+    known: list[Admitted] = []
+    rejected: list[Rejected] = []
+    for event in events:
+        status = statuses.get(event.tenant)
+        if status == "active":
+            known.append(event)
+        elif status is None:
+            detail = "tenant_id: is not a tenant of this system; create it, then send again"
+            rejected.append(Rejected(event, Rejection(Reason.UNKNOWN_TENANT, detail)))
+        else:
+            detail = "tenant_id: the tenant is suspended; send again once it is active"
+            rejected.append(Rejected(event, Rejection(Reason.TENANT_SUSPENDED, detail)))
+    return known, rejected
+
+
+async def _raise_revs(connection: Connection, events: Sequence[Admitted]) -> dict[User, int]:
+    users = sorted({(event.tenant, event.user) for event in events})
+    rows = await connection.fetch(_RAISE_REVS, [tenant for tenant, _ in users], [user for _, user in users])
+    return {(row["tenant_id"], row["entity_id"]): row["rev"] for row in rows}
+
+
+async def _raise_heads(connection: Connection, events: Sequence[Admitted]) -> dict[tuple[str, str, Lane], int]:
+    """Raise each lane's head by its number of events; returns the seq it had before."""
+    counts = Counter((event.tenant, event.user, Lane(event.priority)) for event in events)
+    lanes = sorted(counts)
+    rows = await connection.fetch(
+        _RAISE_HEADS,
+        [tenant for tenant, _, _ in lanes],
+        [user for _, user, _ in lanes],
+        [lane for _, _, lane in lanes],
+        [counts[lane] for lane in lanes],
+    )
+    heads = {}
+    for row in rows:
+        head = (row["tenant_id"], row["entity_id"], Lane(row["lane"]))
+        heads[head] = row["seq"] - counts[head]
+    return heads
+
+
+async def _insert(connection: Connection, rows: Sequence[_Row]) -> None:
+    if not rows:
+        return
+    values = [_values(row) for row in rows]
+    tag = await connection.execute(_INSERT, *(list(column) for column in zip(*values, strict=True)))
+    inserted = int(tag.rpartition(" ")[2])
+    # The users are locked and were looked through: nobody else can have stored one of these.
+    if inserted != len(rows):
+        raise HeraldError(
+            f"{len(rows) - inserted} of {len(rows)} notifications were stored by someone else meanwhile"
+        )
+
+
+def _values(row: _Row) -> tuple[Any, ...]:
+    """The columns of _INSERT in order; here the payload is sealed."""
+    event, notification = row.event, row.notification
+    aad = crypto.payload_aad(event.tenant, event.user, event.id, row.key.version)
+    return (
+        day_of(event.id), event.tenant, event.id, event.user,
+        notification.lane, notification.seq, notification.prev, event.type, event.priority,
+        crypto.seal(row.key.key, event.payload, aad), row.key.version,
+        event.collapse_key, event.not_before_ms, event.sent_ms, event.ttl_s, event.expiry_ms,
+        row.status, RANKS[row.status], row.code, row.due_ms, row.rev, event.body_hash,
+    )  # fmt: skip
