@@ -42,6 +42,7 @@ class System:
         self._gateway: HeraldProcess | None = None
         self._worker: HeraldProcess | None = None
         self._web = DemoWeb()
+        self.notices: list[str] = []  # what the user must know although everything runs
 
     async def start(self) -> None:
         """Start all of it, in the order in which parts need each other. Raises HeraldError."""
@@ -109,7 +110,12 @@ class System:
     async def _prepare_database(self) -> None:
         await migrate(self._settings)
         origins = [f"http://{host}:{self._settings.demo_port}" for host in ("127.0.0.1", "localhost")]
-        await create_tenant(self._settings, DEMO_TENANT, origins)
+        allowed = await create_tenant(self._settings, DEMO_TENANT, origins)
+        if not set(origins) <= set(allowed):
+            self.notices.append(
+                f"Tenant {DEMO_TENANT} was made with another demo_port: only pages of {', '.join(allowed)} "
+                "may connect. Set the port back, or `make clean`."
+            )
 
 
 async def run(
@@ -127,6 +133,8 @@ async def run(
             if started:
                 block = _ready_block(settings, kafka, time.monotonic() - begin_s)
                 console.print(block, markup=False, highlight=False, soft_wrap=True)
+                for notice in system.notices:
+                    console.print(notice, style="yellow", markup=False, highlight=False, soft_wrap=True)
                 await _unless(stop, system.keep_up(console))
             console.print("stopping: the worker drains, then the gateway, then the servers", highlight=False)
         finally:

@@ -10,15 +10,17 @@ from worker.operations import Operations
 AUDIENCE: Final = "herald"
 
 
-async def create_tenant(settings: Settings, name: str, origins: Sequence[str] = ()) -> None:
+async def create_tenant(settings: Settings, name: str, origins: Sequence[str] = ()) -> list[str]:
     """Make the tenant and register the HS256 key of its issuer (secret file issuer_NAME.key), unless it is there.
 
+    Returns the origins whose pages may connect: those given, or what they are since it was made.
     Raises SettingsError when the secret file is missing, Unavailable when PostgreSQL is.
     """
     operations = await Operations.connect(settings)
     try:
-        if any(tenant.tenant == name for tenant in await operations.list_tenants()):
-            return
+        for tenant in await operations.list_tenants():
+            if tenant.tenant == name:
+                return tenant.origins
         key = EdgeKey(
             issuer=f"herald:{name}",
             kid="",
@@ -27,5 +29,6 @@ async def create_tenant(settings: Settings, name: str, origins: Sequence[str] = 
             key=settings.secret(f"issuer_{name}.key"),
         )
         await operations.create_tenant(name, name, origins, [key])
+        return list(origins)
     finally:
         await operations.close()

@@ -22,6 +22,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from devstack.secrets import DEMO_TENANT
+from devstack.tenants import AUDIENCE
 from notification.errors import InvalidInput, SettingsError, Unavailable
 from notification.frames import CONNECT_PATH, Action, Payload
 from notification.ids import check_token, check_user, new_uuid7
@@ -37,7 +38,6 @@ from notification.names import TOPIC_PREFIX, record_key
 from notification.settings import Settings
 
 ISSUER: Final = f"herald:{DEMO_TENANT}"
-AUDIENCE: Final = "herald"
 SECRET_FILE: Final = f"issuer_{DEMO_TENANT}.key"
 USERS: Final = ("alice", "bob", "carol")
 TOKEN_TTL_S: Final = 900

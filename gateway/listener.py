@@ -128,8 +128,8 @@ class Listener:
         )
 
     def overloaded(self) -> bool:
-        """Are the process's descriptors used up?"""
-        return self.doors + self.connections() >= self._sockets_max
+        """Are there more sockets than the process has descriptors for?"""
+        return self.doors + self.connections() > self._sockets_max
 
     async def close(self) -> None:
         """Accept nothing more. Open connections stay."""

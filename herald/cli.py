@@ -1,6 +1,5 @@
 """The `herald` command: the group, the settings every command shares, and how errors become exit codes."""
 
-import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -61,10 +60,8 @@ def run(arguments: list[str] | None = None) -> int:
     except HeraldError as error:
         complain(str(error))
         return FAILED
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): exit must not flush into the pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+    except SystemExit:
+        return OK  # click's answer to a reader that went away (`| head`): nothing is wrong with that
     return result if isinstance(result, int) else OK
 
 

@@ -48,10 +48,12 @@ PARKED_SWEEP_MS: Final = 10_000  # PARKED items of ONLINE users are re-dispatche
 INTAKE_BATCH_RECORDS_MAX: Final = 200  # one storing transaction
 INTAKE_POLL_MS: Final = 500  # the longest wait for records before the loop looks around
 LOG_CHECK_MS: Final = 2_000  # ends of the partitions are compared with our positions this often
+CRASHES_MAX: Final = 3  # a record that breaks the storing this often is a dead letter
 DEAD_LETTER_DEADLINE_MS: Final = 5_000  # of one dead letter's ack; then the batch is given up and read again
 KAFKA_SESSION_MS: Final = 6_000  # a dead worker's partitions move on after this; the least Kafka allows by default
 KAFKA_REBALANCE_DEADLINE_MS: Final = 10_000
 KAFKA_REQUEST_DEADLINE_MS: Final = 5_000
+KAFKA_COMMIT_DEADLINE_MS: Final = 1_000  # intake waits no longer for what only lag tools need
 DISPATCH_QUEUE_ITEMS_MAX: Final = 20_000  # beyond it rows wait in PostgreSQL for the sweeper
 DISPATCH_BATCH_ITEMS_MAX: Final = 256
 DISPATCH_BATCHES_IN_FLIGHT_MAX: Final = 8  # batches being sent or recorded; a slow gateway holds up no more
@@ -147,6 +149,8 @@ assert FILL_BYTES_MAX + PAYLOAD_BYTES_MAX * 4 < BUS_MESSAGE_BYTES_MAX
 assert BUS_BATCH_BYTES_MAX < BUS_MESSAGE_BYTES_MAX
 assert LEASE_RENEW_MS * 2 < LEASE_MS <= GATEWAY_DEAD_MS
 assert PONG_DUE_MS < HEARTBEAT_MS
+assert CLIENT_FRAMES_PER_S_MAX <= CLIENT_FRAMES_BURST_MAX
+assert CLIENT_PINGS_PER_S_MAX <= CLIENT_PINGS_BURST_MAX
 assert WHEEL_TICK_MS * WHEEL_SLOTS > HEARTBEAT_MS + PONG_DUE_MS
 assert sum(LANE_WEIGHTS) == 100
 assert min(LANE_WEIGHTS) >= LANE_FLOOR_PERCENT

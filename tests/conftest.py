@@ -106,10 +106,14 @@ def system(servers: Settings) -> Iterator[Settings]:
     gateway = HeraldProcess(servers, "gateway", ["gateway"])
     with contextlib.ExitStack() as running:
         for process in (worker, gateway):
-            running.callback(lambda process=process: asyncio.run(process.stop()))
+            running.callback(stop_process, process)
             asyncio.run(process.start())
         running.enter_context(demo_web(servers))
         yield servers
+
+
+def stop_process(process: HeraldProcess) -> None:
+    asyncio.run(process.stop())
 
 
 @contextlib.contextmanager

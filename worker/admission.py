@@ -36,6 +36,7 @@ class Reason(enum.StrEnum):
     UNKNOWN_TENANT = "unknown_tenant"
     TENANT_SUSPENDED = "tenant_suspended"
     ID_REUSED = "id_reused"
+    CRASHES = "crashes"
 
 
 class Rejection(NamedTuple):

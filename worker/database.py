@@ -47,6 +47,11 @@ AWAY: Final = (
 )
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the server is away, not that the statement or its values are wrong."""
+    return isinstance(error, AWAY)
+
+
 def role_user(role: str) -> str:
     """The login of a worker role: `herald_dispatch`."""
     return f"herald_{role}"

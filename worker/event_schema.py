@@ -20,6 +20,7 @@ from notification.limits import (
     TTL_S_MIN,
     USER_CHARS_MAX,
 )
+from notification.names import TOPICS
 from worker.event import NUMBER_MAX, RULES
 
 PATH: Final = Path(__file__).with_name("event.schema.json")
@@ -33,7 +34,7 @@ def event_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Herald notification event",
-        "description": "The value of a record on notifications.high, .medium or .low; its key is tenant_id:user_id.",
+        "description": f"The value of a record on {', '.join(TOPICS)}; the record's key is tenant_id:user_id.",
         "type": "object",
         "additionalProperties": False,
         "required": ["id", "tenant_id", "user_id", "type", "payload"],

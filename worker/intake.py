@@ -8,16 +8,15 @@ is lost because only a committed transaction moves a position; what is read twic
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import structlog
 
 from notification import telemetry
 from notification.errors import HeraldError, Unavailable
-from notification.limits import INTAKE_BATCH_RECORDS_MAX, INTAKE_POLL_MS, LOG_CHECK_MS
+from notification.limits import CRASHES_MAX, INTAKE_BATCH_RECORDS_MAX, INTAKE_POLL_MS, LOG_CHECK_MS
 from worker import dead_letters, outage
-from worker.admission import Admitted, admit
-from worker.database import AWAY
+from worker.admission import Admitted, Reason, Rejection, admit
+from worker.database import is_away
 from worker.dead_letters import Dead
 from worker.log import EventLog, Partition, Record
 from worker.store import Fenced, Move, Rejected, Store, StoredNotification
@@ -28,8 +27,6 @@ _log = structlog.get_logger("intake")
 OnStored = Callable[[list[StoredNotification]], None]
 # The database's time in Unix ms, for records that the broker does not stamp.
 NowMs = Callable[[], int]
-
-_PAUSES: Final = (*AWAY, Unavailable, Fenced)
 
 
 class Intake:
@@ -70,11 +67,8 @@ class Intake:
         while not self._stop.is_set():
             try:
                 await self.step()
-            except _PAUSES as error:
+            except Exception as error:  # every fault pauses; _pause says it, and nothing is lost
                 self._pause(error)
-            except HeraldError:
-                _log.exception("intake_failed")
-                self._log.displace()
             else:
                 backoff.reset()
                 if self._paused and self._log.placed():
@@ -86,9 +80,11 @@ class Intake:
     def _pause(self, error: BaseException) -> None:
         if isinstance(error, Fenced):
             telemetry.FENCED.inc()
-        if not self._paused:
-            self._paused = True
-            _log.warning("intake_paused", error=type(error).__name__, reason=str(error))
+        if not _is_outage(error):
+            _log.error("intake_failed", error=outage.origin(error))
+        elif not self._paused:
+            _log.warning("intake_paused", error=type(error).__name__, reason=_reason(error))
+        self._paused = True
         self._log.displace()
 
     async def step(self) -> int:
@@ -100,8 +96,38 @@ class Intake:
             await self._check()
         records = await self._log.poll(INTAKE_BATCH_RECORDS_MAX, INTAKE_POLL_MS)
         if records:
-            await self._take(records)
+            await self._take_all(records)
         return len(records)
+
+    async def _take_all(self, records: Sequence[Record]) -> None:
+        """The batch at once; where something in it breaks the storing, record by record."""
+        try:
+            await self._take(records)
+        except Exception as error:  # what is not an outage is a fault of some record, or of ours
+            if _is_outage(error):
+                raise
+            _log.error("batch_failed", error=outage.origin(error), records=len(records))
+            for record in records:
+                await self._take_alone(record)
+
+    async def _take_alone(self, record: Record) -> None:
+        """One record; given up after CRASHES_MAX tries, so that the log flows on."""
+        for _ in range(CRASHES_MAX):
+            try:
+                await self._take([record])
+            except Exception as error:  # see _take_all
+                if _is_outage(error):
+                    raise
+                _log.error(
+                    "record_failed", error=outage.origin(error), **record.place._asdict(), offset=record.offset
+                )
+            else:
+                return
+        moves = self._moves([record])
+        detail = f"record: broke the storing {CRASHES_MAX} times; this is a fault of Herald"
+        await dead_letters.bury(self._log, [Dead(record, Rejection(Reason.CRASHES, detail))])
+        await self._store.move(moves)
+        self._expected.update({move.partition: move.next_offset for move in moves})
 
     async def _take(self, records: Sequence[Record]) -> None:
         moves = self._moves(records)
@@ -183,6 +209,16 @@ class Intake:
     def _say_new_log(self, partition: Partition, position: int) -> None:
         telemetry.LOG_RESTARTED.inc()
         _log.error("log_restarted", **partition._asdict(), position=position)
+
+
+def _is_outage(error: BaseException) -> bool:
+    """A server is away, or another worker has the partition: nothing is wrong with the records."""
+    return isinstance(error, Unavailable | Fenced) or is_away(error)
+
+
+def _reason(error: BaseException) -> str:
+    """The text of our own errors; a server's may quote values."""
+    return str(error) if isinstance(error, HeraldError) else ""
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -13,6 +14,14 @@ from notification.limits import OUTAGE_DELAY_MS_MAX, OUTAGE_DELAY_MS_MIN
 
 _log = structlog.get_logger("worker")
 T = TypeVar("T")
+
+
+def origin(error: BaseException) -> str:
+    """Type and place of an error, for logs: its text may quote values that nobody should read there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/worker/" in frame.filename] or frames
+    place = f" at {ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}" if ours else ""
+    return type(error).__name__ + place
 
 
 class Backoff:

@@ -13,6 +13,7 @@ import structlog
 
 from notification.ids import uuid7_ms
 from notification.limits import PARTITION_DAYS_AHEAD, PARTITION_DAYS_BEHIND, PARTITION_INTERVAL_S
+from worker import outage
 from worker.database import AWAY, Connection, Pool
 
 _log = structlog.get_logger("partitions")
@@ -72,8 +73,6 @@ async def keep_ahead(pool: Pool) -> None:
                 made = await make_ahead(connection)
             if made:
                 _log.info("partitions_made", count=made)
-        except AWAY as error:
-            _log.warning("partitions_not_made", error=type(error).__name__)
-        except asyncpg.PostgresError:
-            _log.exception("partitions_not_made")
+        except (*AWAY, asyncpg.PostgresError) as error:
+            _log.warning("partitions_not_made", error=outage.origin(error))
         await asyncio.sleep(PARTITION_INTERVAL_S)

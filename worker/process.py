@@ -204,8 +204,9 @@ class _Dispatch(Role):
 
     def _on_stored(self, stored: list[StoredNotification]) -> None:
         """Hand fresh rows to the dispatch queue; what does not fit is due again by itself."""
+        now_s = time.monotonic()
         for notification in stored:
-            self._scheduler.put(first_job(notification))
+            self._scheduler.put(first_job(notification, now_s))
 
     async def stop(self) -> None:
         await self._intake.stop()

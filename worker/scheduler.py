@@ -46,14 +46,14 @@ class Job:
         return Lane(self.notification.lane).priority
 
 
-def first_job(notification: StoredNotification) -> Job:
-    """The job of a row just stored: due after ACK_DUE_MS."""
-    return Job(notification, time.monotonic() + _FIRST_SEND_S)
+def first_job(notification: StoredNotification, now_s: float) -> Job:
+    """The job of a row stored at `now_s` (monotonic): due after ACK_DUE_MS."""
+    return Job(notification, now_s + _FIRST_SEND_S)
 
 
-def claimed_job(notification: StoredNotification, *, parked: bool) -> Job:
-    """The job of a row the sweeper claimed: due after SWEEP_CLAIM_MS."""
-    return Job(notification, time.monotonic() + _CLAIMED_S, parked)
+def claimed_job(notification: StoredNotification, now_s: float, *, parked: bool) -> Job:
+    """The job of a row the sweeper claimed at `now_s` (monotonic): due after SWEEP_CLAIM_MS."""
+    return Job(notification, now_s + _CLAIMED_S, parked)
 
 
 class _Tenants:

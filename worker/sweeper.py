@@ -8,6 +8,7 @@ Every row in flight has a due_at: ACCEPTED and DISPATCHED wait for an ack, PARKE
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -71,6 +72,7 @@ class Sweeper:
         room = min(SWEEP_BATCH_ITEMS_MAX, self._scheduler.room)
         if room <= 0:
             return 0
+        claimed_s = time.monotonic()
         rows = await self._claim(room)
         outcomes: list[Transition | Postponement] = []
         to_send = []
@@ -88,7 +90,7 @@ class Sweeper:
                 to_send.append(row)
         if scheduled:
             to_send += await release(self._pool, scheduled)
-        outcomes += await self._send(to_send)
+        outcomes += await self._send(to_send, claimed_s)
         await self._journal.record(outcomes)
         return len(rows)
 
@@ -98,7 +100,7 @@ class Sweeper:
             rows: list[asyncpg.Record] = await connection.fetch(_CLAIM, limit, SWEEP_CLAIM_MS)
             return rows
 
-    async def _send(self, rows: Sequence[asyncpg.Record]) -> list[Postponement]:
+    async def _send(self, rows: Sequence[asyncpg.Record], claimed_s: float) -> list[Postponement]:
         """Queue the rows; what does not fit is due again. Returns those that do not open: they wait for expiry."""
         unreadable: list[Postponement] = []
         if not rows:
@@ -109,7 +111,7 @@ class Sweeper:
             if notification is None:
                 unreadable.append(Postponement(bare(row), None))
             else:
-                self._scheduler.put(claimed_job(notification, parked=row["status"] == Status.PARKED))
+                self._scheduler.put(claimed_job(notification, claimed_s, parked=row["status"] == Status.PARKED))
         return unreadable
 
 

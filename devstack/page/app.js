@@ -7,6 +7,7 @@ import { DeviceStore, forgetOldDevices, tabDevice } from "./store.js";
 import { icon, make } from "./view.js";
 
 const PAGE_ITEMS = 30;
+const SWEEP_ITEMS = 100; // the server's bound of a page
 const USER = /^[!-~]{1,128}$/;
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
@@ -21,16 +22,25 @@ let firstPageAsked = false;
 let olderBefore = null; // where the next older page begins
 
 const panel = new Panel({
-  onRead: (ids) => {
-    client.mark(ids, "read", -ids.length);
-    panel.flag(ids, "read");
-  },
+  onRead: (ids) => markRead(ids),
+  onReadAll: () => sweep(),
   onAction: (n, action) => announce(`${action.label}: done`, false),
   onOlder: () => {
     $("older").disabled = client.requestPage(olderBefore, PAGE_ITEMS, "older");
   },
 });
 const compose = new Compose("/send", () => ({ user, phase: status.phase }));
+
+function markRead(ids) {
+  if (ids.length === 0) return;
+  client.mark(ids, "read", -ids.length);
+  panel.flag(ids, "read");
+}
+
+/** "Mark all read" means also what is not listed yet: page on while the count says that some are left. */
+function sweep() {
+  if (olderBefore !== null && client.unread > 0) client.requestPage(olderBefore, SWEEP_ITEMS, "sweep");
+}
 
 // --- signing in ---------------------------------------------------------------
 function signIn(name) {
@@ -106,9 +116,12 @@ const handlers = {
   reset: () => panel.clear(),
   page: (frame, kind) => {
     panel.add(frame.items.filter(({ n }) => store.items.has(n.id)).map(({ n }) => store.items.get(n.id)), false);
-    const listed = kind === "first" || kind === "older";
+    const listed = kind === "first" || kind === "older" || kind === "sweep";
     if (listed) olderBefore = frame.next ?? null;
     panel.loaded(listed ? olderBefore !== null : undefined);
+    if (kind !== "sweep") return;
+    markRead(frame.items.map(({ n }) => n.id).filter((id) => store.items.get(id)?.read === false));
+    sweep();
   },
   state: (ids, to) => panel.flag(ids, to),
   unread: (count) => panel.setUnread(count),

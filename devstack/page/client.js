@@ -343,9 +343,9 @@ export class HeraldClient {
     this.#advance(frame.at);
     this.#count(frame.counters);
     this.#liveSince = Date.now();
+    this.#sendPage(); // one asked for before a reconnect
     this.#setPhase("live");
     this.#sendMarks();
-    if (this.#page !== null) this.#sendPage();
   }
 
   #count({ unread, rev }) {
@@ -398,8 +398,8 @@ export class HeraldClient {
       this.#store.flag([n.id], marked ?? (read ? "read" : "unread"));
     }
     this.#store.save();
-    this.#handlers.page(frame, kind);
     this.#count(frame.counters);
+    this.#handlers.page(frame, kind);
   }
 
   // --- upkeep ---------------------------------------------------------------

@@ -17,7 +17,7 @@ export class Panel {
   #unread = 0;
   #handlers;
 
-  /** handlers: onRead(ids), onAction(n, action), onOlder(). */
+  /** handlers: onRead(ids), onReadAll() after what is listed, onAction(n, action), onOlder(). */
   constructor(handlers) {
     this.#handlers = handlers;
     $("bell").addEventListener("click", () => this.toggle($("panel").hidden));
@@ -212,6 +212,7 @@ export class Panel {
 
   #readAll() {
     this.#read([...this.#store.items.keys()]);
+    this.#handlers.onReadAll();
   }
 
   /** Which of list, skeleton and empty state is right now. */

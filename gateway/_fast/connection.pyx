@@ -8,8 +8,6 @@ Buffers: a frame's payload lies in picows' read buffer until on_ws_frame returns
 writes stays the session's; the transport copies what the socket does not take at once.
 """
 
-from typing import Protocol
-
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 from picows.picows cimport WSFrame, WSListener, WSTransport
@@ -36,8 +34,8 @@ cdef int64_t _now_ms() noexcept:
     return <int64_t>now.tv_sec * 1_000 + now.tv_nsec // 1_000_000
 
 
-class Policy(Protocol):
-    """What a connection calls; connection.pyi is its contract."""
+class Policy:
+    """What a connection calls; connection.pyi is its contract, where it is a typing.Protocol."""
 
     def opened(self, connection):
         """The upgrade is done."""

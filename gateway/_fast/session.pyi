@@ -26,6 +26,7 @@ class Session:
     no JSON. Memory is bounded by limits: FRAME_BYTES_MAX of a message in parts, UNACKED_PER_CONNECTION_MAX
     unacked entries, and whatever the caller queued since the last take()."""
 
+    # Read-only, but for token_expiry_ms and blocked.
     tenant: str
     user: str
     device: str
@@ -44,14 +45,15 @@ class Session:
     def authenticate(
         self, tenant: str, user: str, device: str, client_id: str, session_id: str, tag: bytes,
         connection_epoch: int, token_expiry_ms: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """AWAIT_AUTH -> RESUMING."""
     def feed(self, opcode: int, fin: bool, rsv: int, payload: bytes, now_ms: int) -> bytes | None:
         """One unmasked frame in. Returns a whole, valid UTF-8 text message, or None.
 
         Pings are answered, pongs noted, closes echoed (empty -> 1000) inside; a violation queues the close of
         codes.Closes: 1002 (RSV, opcode, fragmented or long control frame, bad close code, stray or missing
-        continuation), 1003 binary, 1007, 1009 (size, fragments, open too long), 4429 (frame or ping rate)."""
+        continuation), 1003 binary, 1007, 1009 (size, fragments, open too long), 4410 (pongs not taken), 4429 (rate
+        of messages, beside one per notification written, or of pings and unasked pongs)."""
     def send(self, frame: bytes) -> None:
         """Queue a server text frame outside lanes and window."""
     def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes) -> int:
@@ -67,9 +69,9 @@ class Session:
     def end(self) -> None:
         """The socket is gone: CLOSED, nothing is queued or kept any more."""
     def ack(self, ident: bytes) -> tuple[int, int] | None:
-        """(lane, seq) if `ident` (16 bytes) is written and unacked on this connection, else None. Frees its place."""
+        """(lane, seq) if `ident` (16 bytes) is written and unacked here, else None. Frees its place."""
     def ack_upto(self, ident: bytes) -> list[tuple[bytes, int, int]] | None:
-        """Everything written up to and with `ident`, in write order, as (id, lane, seq); None if it is not unacked."""
+        """Everything written up to and with `ident`, in write order: (id, lane, seq); None if it is not unacked."""
     def at(self) -> list[int]:
         """Per lane, the seq up to which this connection has everything; -1 = nothing known."""
     def set_at(self, lane: int, seq: int) -> None:
@@ -88,8 +90,8 @@ class Session:
     def bad_frame(self) -> bool:
         """Count a frame the policy rejected; True (and close 4400 queued) when it was one too many."""
     def close(self, code: int, reason: str) -> None:
-        """Queue a close frame once; later calls do nothing. Phase CLOSING."""
+        """Queue a close frame once; later calls do nothing. Phase CLOSING. ValueError: `code` may not be sent."""
     def pending(self) -> int:
         """Bytes queued."""
     def take(self) -> bytes:
-        """All queued frames, framed and coalesced for one write; the queue is empty afterwards. The caller owns it."""
+        """All queued frames, coalesced for one write; the queue is empty afterwards. The caller owns the bytes."""

@@ -75,7 +75,7 @@ Examples:
 @click.option("--action", "actions", multiple=True, metavar="LABEL=URL", help="A button (repeat it).")
 @click.option("--data", metavar="JSON", help="The app's own object.")
 @click.option("--ttl", type=int, metavar="SECONDS", help="Time to live.  [default: a week]")
-@click.option("--collapse-key", metavar="KEY", help="Only the newest of a key waits for an absent user.")
+@click.option("--collapse-key", metavar="KEY", help="Of one key clients show only the newest.")
 @click.option("--id", "ident", metavar="UUID", help="UUIDv7 to send under; a repeat of the same event is harmless.")
 @click.option(
     "--file", "file", type=click.File("rb"), metavar="events.jsonl",
@@ -165,7 +165,9 @@ def _with_progress(file: BinaryIO) -> Iterator[bytes]:
     name = getattr(file, "name", "-")
     total = Path(name).stat().st_size if isinstance(name, str) and Path(name).is_file() else None
     # stdout stays our own: it may be a pipe of JSON lines.
-    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(console=console, transient=True, redirect_stdout=False, disable=hidden) as progress:
         task = progress.add_task("sending", total=total)
         for line in file:
             yield line

@@ -1,15 +1,17 @@
 """`herald status`: what became of a notification."""
 
 import uuid
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from herald.commands.common import json_option, run_async, settings_of, tenant_option
 from herald.console import print_json
 from herald.errors import OK, Failed
-from notification.codes import STATUS_TEXT, StatusCode
+from notification.codes import STATUS_TEXT
 from notification.ids import check_token, parse_uuid7
+
+_TEXTS: Final = {int(code): text for code, text in STATUS_TEXT.items()}
 
 
 @click.command(
@@ -44,5 +46,5 @@ def status(context: click.Context, tenant: str, ident: str, as_json: bool) -> in
 def _print(row: dict[str, Any]) -> None:
     click.echo(f"{row['id']}  user {row['user_id']}  {click.style(row['status'], bold=True)}")
     for entry in row["history"]:
-        text = STATUS_TEXT.get(entry["status_code"]) if entry["status_code"] in StatusCode else ""
-        click.echo(f"  {entry['at']}  {entry['status']:<10} {entry['status_code']}  {text or ''}".rstrip())
+        text = _TEXTS.get(entry["status_code"], "")
+        click.echo(f"  {entry['at']}  {entry['status']:<10} {entry['status_code']}  {text}".rstrip())

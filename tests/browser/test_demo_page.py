@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, expect
 from playwright.async_api import Error as BrowserError
 
@@ -17,22 +18,22 @@ from notification.settings import Settings
 from tests.browser.demo import DemoTab, chromium, demo_tab, fresh_user
 from tests.stack.route import status_becomes
 
-pytestmark = [pytest.mark.browser, pytest.mark.stack]
+# One browser, and so one event loop, for all tests here; each test has a context of its own.
+pytestmark = [pytest.mark.browser, pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
 
 WIDE: Any = {"width": 1280, "height": 900}
 PHONE: Any = {"width": 360, "height": 740}
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
     async with chromium() as running:
         yield running
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def tab(browser: Browser, system: Settings) -> AsyncIterator[DemoTab]:
-    context = await browser.new_context(viewport=WIDE)
-    async with demo_tab(context, system, fresh_user()) as opened:
+    async with await browser.new_context(viewport=WIDE) as context, demo_tab(context, system, fresh_user()) as opened:
         yield opened
 
 

@@ -9,15 +9,17 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import pytest_asyncio
 from aiohttp.test_utils import TestServer
-from playwright.async_api import Page, WebSocketRoute, expect
+from playwright.async_api import Browser, Page, WebSocketRoute, expect
 
 from devstack import web
 from notification.ids import new_uuid7
 from notification.settings import Settings
 from tests.browser.demo import chromium
 
-pytestmark = pytest.mark.browser
+# One browser, and so one event loop, for all tests here; each test has a page of its own.
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 WAIT_S = 15.0
 
@@ -43,8 +45,8 @@ class Session:
         self.send(t="resumed", at=at, counters={"unread": unread, "rev": rev}, recovered=recovered)
 
     def notify(self, seq: int, title: str, ident: str | None = None) -> str:
-        ident = ident or str(new_uuid7())
         now_ms = time.time_ns() // 1_000_000
+        ident = ident or str(new_uuid7(now_ms + seq))  # in order also within one millisecond
         self.send(
             t="n", lane="direct.high", seq=seq, id=ident, type="service", priority="medium",
             sent_at=now_ms, expires_at=now_ms + 60_000, p={"title": title, "body": "b"},
@@ -96,14 +98,20 @@ class Gateway:
         await expect(self.page.locator("#list .card-title")).to_have_text(list(wanted))
 
 
-@pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def gateway(browser: Browser) -> AsyncIterator[Gateway]:
     async def publish(topic: str, key: bytes, value: bytes) -> None:
         """These tests send nothing."""
 
     app = web.create_app(Settings(), b"k" * 43, publish)
-    async with TestServer(app) as server, chromium() as browser:
-        page = await browser.new_page(viewport={"width": 1280, "height": 900})
+    async with TestServer(app) as server, await browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = await context.new_page()
         taking = Gateway(page, f"http://127.0.0.1:{server.port}/?user=ann&device=laptop")
         page.on("request", lambda request: _count(taking, request.url))
         await page.route_web_socket("**/ws/connect*", taking.take)
@@ -293,6 +301,24 @@ async def test_show_older_pages_on(gateway: Gateway) -> None:
     await gateway.titles("newer", "older")
     await expect(gateway.page.get_by_role("button", name="Show older")).to_be_hidden()
     await expect(gateway.page.locator("#list .unread")).to_have_count(1)
+
+
+async def test_mark_all_read_reaches_what_is_not_listed(gateway: Gateway) -> None:
+    await gateway.page.goto(gateway.url)
+    session = await gateway.session()
+    session.welcome()
+    session.resumed({}, unread=2, rev=1)
+    old, new = str(new_uuid7(1_000)), str(new_uuid7(2_000))
+    await session.frame("page")
+    session.send(t="page", items=[_row(new, "newer", read=False)], counters={"unread": 2, "rev": 1}, next=new)
+    await gateway.titles("newer")
+    await gateway.page.get_by_role("button", name="Mark all read").click()
+    assert await session.frame("page") == {"t": "page", "before": new, "limit": 100}
+    session.send(t="page", items=[_row(old, "older", read=False)], counters={"unread": 1, "rev": 2})
+    marked: set[str] = set()
+    while marked != {old, new}:
+        marked |= set((await session.frame("state"))["ids"])
+    await expect(gateway.page.locator("#badge")).to_be_hidden()
 
 
 def _row(ident: str, title: str, *, read: bool) -> dict[str, Any]:

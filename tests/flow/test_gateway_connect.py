@@ -78,12 +78,12 @@ async def test_a_device_claim_beats_the_query(world: World) -> None:
         ({"iss": "nobody"}, 401),
         ({"nbf": int(time.time()) + 3_600}, 401),
         ({"key": b"x" * 32}, 401),
-        ({"algorithm": "HS512"}, 401),
+        ({"algorithm": "HS384", "key": b"k" * 48}, 401),
         ({"tenant": "evil"}, 403),
     ],
     ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else "",
 )
-async def test_a_bad_token_in_the_header_is_an_http_status(world: World, claims: dict[str, Any], status: int) -> None:
+async def test_a_bad_token_in_the_header_is_a_status(world: World, claims: dict[str, Any], status: int) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with world.client(headers={"Authorization": f"Bearer {mint(**claims)}"}):
             pass
@@ -231,4 +231,5 @@ async def test_opens_and_closes_are_receipts(world: World) -> None:
     assert [(receipt.event, receipt.connection_id, receipt.code) for receipt in receipts] == [
         ("open", session, 0), ("close", session, 1000),
     ]  # fmt: skip
-    assert [entry.number for entry in world.receipts()] == [1, 2]
+    numbers = [entry.number for entry in world.receipts()]
+    assert numbers == list(range(1, len(numbers) + 1))

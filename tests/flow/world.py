@@ -5,7 +5,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import jwt
@@ -16,7 +16,7 @@ from gateway.listener import bind
 from gateway.process import Gateway, make_gateway_id
 from notification import batch, messages, names
 from notification.codes import LANE_COUNT, LANE_NAMES, Lane, ReceiptCode
-from notification.frames import Counters, Notification, cursor_to_text, encode
+from notification.frames import Counters, Cursor, Notification, cursor_to_text, encode
 from notification.ids import new_uuid7
 from notification.messages import (
     EdgeKey,
@@ -61,7 +61,8 @@ class Log:
         ident = new_uuid7()
         frame = Notification(
             lane=LANE_NAMES[lane], seq=prev + 1, id=str(ident), type="service", priority="high",
-            sent_at=now_ms(), expires_at=expiry_ms, p=msgspec.Raw(json.dumps({"title": "t", "body": "x" * size}).encode()),
+            sent_at=now_ms(), expires_at=expiry_ms,
+            p=msgspec.Raw(json.dumps({"title": "t", "body": "x" * size}).encode()),
         )  # fmt: skip
         entries.append(FillItem(lane, prev + 1, prev, expiry_ms, ident.bytes, encode(frame)))
         return entries[-1]
@@ -121,9 +122,8 @@ class World:
         sock = bind("127.0.0.1", 0)
         self.port = sock.getsockname()[1]
         await self.gateway.start(sock)
-        async with asyncio.timeout(5):
-            while inbox and not self.gateway.edge.known:
-                await asyncio.sleep(0.01)
+        if inbox:
+            await until(lambda: self.gateway.edge.known)
 
     async def start_inbox(self) -> None:
         self.inbox = self.bus()
@@ -192,7 +192,9 @@ class World:
         return f"ws://127.0.0.1:{self.port}/ws/connect" + (f"?{text}" if text else "")
 
     @contextlib.asynccontextmanager
-    async def client(self, user: str = "ann", device: str = "", cursor: Any = None, **options: Any) -> AsyncIterator["App"]:
+    async def client(
+        self, user: str = "ann", device: str = "", cursor: Cursor | None = None, **options: Any
+    ) -> AsyncIterator["App"]:
         """A connected client that has read its welcome, or nothing yet with `raw=True`."""
         query = {"device": device} if device else {}
         if cursor is not None:
@@ -248,18 +250,22 @@ class App:
         return self.socket.close_code
 
 
-def mint(user: str = "ann", tenant: str = "acme", key: Any = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
+def mint(
+    user: str = "ann", tenant: str = "acme", key: Any = SECRET, algorithm: str = "HS256", **claims: Any
+) -> str:
+    """A token; a claim of None is left out."""
     now_s = int(time.time())
     values: dict[str, Any] = {
         "iss": f"herald:{tenant}", "aud": "herald", "sub": user, "tid": tenant,
         "iat": now_s, "exp": now_s + 600, "jti": str(uuid.uuid4()),
     }  # fmt: skip
     values |= claims
-    return jwt.encode({name: value for name, value in values.items() if value is not None}, key, algorithm=algorithm)
+    present = {name: value for name, value in values.items() if value is not None}
+    return jwt.encode(present, key, algorithm=algorithm)
 
 
-async def until(condition: Any, timeout_s: float = 3) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 3) -> None:
     """Wait until `condition()` holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 - conditions of all kinds, seen from outside

@@ -123,7 +123,7 @@ class Session:
         self._parts = None
         return whole
 
-    def _control(self, opcode: int, fin: bool, payload: bytes, now_ms: int) -> None:
+    def _control(self, opcode: int, fin: bool, payload: bytes, now_ms: int) -> bytes | None:
         if not fin or len(payload) > 125 or opcode not in (_CLOSE, _PING, _PONG):
             self._violate(Closes.PROTOCOL_ERROR)
         elif opcode == _CLOSE:
@@ -140,6 +140,7 @@ class Session:
             self._pings.take()
             self._pongs += 1
             self._frame(_PONG, payload)
+        return None
 
     def _peer_close(self, payload: bytes) -> None:
         self.close_received = True
@@ -195,8 +196,10 @@ class Session:
         self._violate(Closes.BAD_FRAMES)
         return True
 
-    def _violate(self, close: Close) -> None:
+    def _violate(self, close: Close) -> bytes | None:
+        """Always None: what feed() returns for a frame that is no message."""
         self._close(close.code, close.reason)
+        return None
 
     def _close(self, code: int, reason: str) -> None:
         self._parts = None

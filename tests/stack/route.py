@@ -99,7 +99,7 @@ class App:
     async def send(self, frame: dict[str, Any]) -> None:
         await self.socket.send(json.dumps(frame))
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         if self._socket is not None:
             await self._socket.close()
 

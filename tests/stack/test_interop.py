@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from notification import ids, names
 from notification.settings import Settings
@@ -54,7 +55,9 @@ async def test_a_foreign_event_reaches_a_foreign_client(system: Settings, produc
     url = f"ws://127.0.0.1:{system.gateway_port}/ws/connect?device=foreign"
     async with (
         asyncio.timeout(30),
-        connect(url, additional_headers={"Authorization": f"Bearer {token}"}, subprotocols=["herald.v1"]) as socket,
+        connect(
+            url, additional_headers={"Authorization": f"Bearer {token}"}, subprotocols=[Subprotocol("herald.v1")]
+        ) as socket,
     ):
         assert socket.subprotocol == "herald.v1"
         await frame_of(socket, "resumed")

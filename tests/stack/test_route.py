@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from devstack.secrets import make_issuer_key
+from devstack.tenants import create_tenant
 from notification.settings import Settings
 from tests.conftest import Mint
 from tests.stack.route import App, Upstream, status_becomes
@@ -71,7 +73,7 @@ async def test_resume_by_cursor_brings_exactly_what_the_device_missed(
     phone = await App(system, token, "phone").open()
     first = await upstream.send(tenant, "di", "1")
     assert (await phone.notification())["id"] == first
-    await phone.close()
+    await phone.aclose()
     async with contextlib.aclosing(await App(system, token, "laptop").open()) as laptop:
         missed = [await upstream.send(tenant, "di", str(n), priority=p) for n, p in ((2, "high"), (3, "low"), (4, "high"))]
         for _ in missed:
@@ -81,10 +83,10 @@ async def test_resume_by_cursor_brings_exactly_what_the_device_missed(
     assert phone.welcome["recovered"] is True
     assert sorted(frame["id"] for frame in phone.owed) == sorted(missed)
     assert phone.resumed["at"]["direct.high"] == 3
-    await phone.close()
+    await phone.aclose()
     await phone.open(cursor=True)
     assert phone.owed == []
-    await phone.close()
+    await phone.aclose()
 
 
 async def test_a_cursor_of_another_log_is_answered_with_a_snapshot(
@@ -97,7 +99,7 @@ async def test_a_cursor_of_another_log_is_answered_with_a_snapshot(
     await app.open(cursor=True)
     assert app.welcome["recovered"] is False
     assert [frame["id"] for frame in app.owed] == [ident]
-    await app.close()
+    await app.aclose()
 
 
 async def test_more_than_a_window_flows_as_acks_free_it(
@@ -155,11 +157,9 @@ async def test_a_bad_token_is_refused_before_the_upgrade(
 
 async def test_tenants_do_not_meet(system: Settings, tenant: str, mint: Mint, upstream: Upstream) -> None:
     """The same user name in another tenant sees nothing of it."""
-    from tests.conftest import create_tenant
-
     other = tenant + "b"
+    make_issuer_key(system, other)
     await create_tenant(system, other)
-    await asyncio.sleep(6)  # the gateways learn of a tenant within EDGE_POLL_MS
     async with (
         contextlib.aclosing(await App(system, mint(tenant, "kim"), "phone").open()) as mine,
         contextlib.aclosing(await App(system, mint(other, "kim"), "phone").open()) as foreign,

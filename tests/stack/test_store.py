@@ -19,7 +19,16 @@ from notification.limits import ACK_DUE_MS, PARTITION_DAYS_AHEAD, PARTITION_DAYS
 from notification.settings import Settings
 from worker import crypto, migrate
 from worker.admission import Admitted, Reason
-from worker.database import KEY_ROLES, PLATFORM, ROLES, Pool, connect_pool, database_ms, keys_dsn, tenant_transaction
+from worker.database import (
+    KEY_ROLES,
+    PLATFORM,
+    ROLES,
+    Pool,
+    connect_pool,
+    database_ms,
+    keys_dsn,
+    tenant_transaction,
+)
 from worker.keys import KeyRing, master_key, new_tenant_key
 from worker.log import Partition, Record
 from worker.partitions import Partitions, day_of, make_ahead
@@ -55,7 +64,9 @@ class Bench:
 
     async def put(self, *events: Admitted) -> Outcome:
         count = max(1, len(events))
-        outcome = await self.store.store(events, [Move(self.partition, self.position, self.position + count)], self.bury)
+        outcome = await self.store.store(
+            events, [Move(self.partition, self.position, self.position + count)], self.bury
+        )
         self.position += count
         return outcome
 
@@ -176,7 +187,9 @@ async def test_dead_letters_come_before_the_position(bench: Bench) -> None:
         raise OSError("away")
 
     with pytest.raises(OSError, match="away"):
-        await bench.store.store([bench.event(tenant="t_nobody"), bench.event()], [Move(bench.partition, 0, 2)], kafka_away)
+        await bench.store.store(
+            [bench.event(tenant="t_nobody"), bench.event()], [Move(bench.partition, 0, 2)], kafka_away
+        )
     assert await bench.store.positions([bench.partition]) == {bench.partition: 0}
     assert await bench.rows() == []
 
@@ -301,7 +314,7 @@ async def test_a_late_record_gets_its_partition_even_after_it_was_dropped(bench:
     late = bench.event(id=new_uuid7(long_ago_ms), sent_ms=long_ago_ms, ttl_s=90 * 86_400)
     assert len((await bench.put(late)).ready) == 1
     suffix = f"{day_of(late.id):%Y%m%d}"
-    assert await bench.owner.fetchval("SELECT tableoid::regclass::text FROM notifications WHERE notification_id = $1", late.id) == f"notifications_{suffix}"
+    assert await bench.owner.fetchval(f"SELECT count(*) FROM notifications_{suffix}") == 1
     await bench.owner.execute(f"DROP TABLE notifications_{suffix}")
     assert len((await bench.put(late)).ready) == 1
 
@@ -309,7 +322,9 @@ async def test_a_late_record_gets_its_partition_even_after_it_was_dropped(bench:
 async def test_workers_make_the_same_partition_at_the_same_time(bench: Bench) -> None:
     day = datetime.date(2031, 1, 1)
     await asyncio.gather(*(Partitions(bench.pool).ensure([day]) for _ in range(6)))
-    count = await bench.owner.fetchval("SELECT count(*) FROM pg_inherits WHERE inhrelid::regclass::text LIKE '%20310101'")
+    count = await bench.owner.fetchval(
+        "SELECT count(*) FROM pg_inherits WHERE inhrelid::regclass::text LIKE '%20310101'"
+    )
     assert count == 4
 
 
@@ -325,7 +340,9 @@ async def test_every_table_with_a_tenant_is_under_forced_row_level_security(benc
         finally:
             await connection.close()
         assert tables
-        assert [row["relname"] for row in tables if not (row["relrowsecurity"] and row["relforcerowsecurity"])] == []
+        assert [
+            row["relname"] for row in tables if not (row["relrowsecurity"] and row["relforcerowsecurity"])
+        ] == []
 
 
 async def test_a_transaction_sees_its_tenants_and_no_others(bench: Bench) -> None:
@@ -355,14 +372,11 @@ async def test_a_role_owns_nothing_and_cannot_go_around(bench: Bench, role: str)
     pool = await connect_pool(bench.settings, role)
     try:
         async with pool.acquire() as connection:
-            row = await connection.fetchrow(
-                "SELECT rolsuper, rolbypassrls, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = current_user"
-            )
+            rights = "rolsuper, rolbypassrls, rolcreaterole, rolcreatedb"
+            row = await connection.fetchrow(f"SELECT oid, {rights} FROM pg_roles WHERE rolname = current_user")
             assert row is not None
-            assert not any(row.values())
-            assert await connection.fetchval(
-                "SELECT count(*) FROM pg_class WHERE relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user)"
-            ) == 0
+            assert not any(tuple(row)[1:])
+            assert await connection.fetchval("SELECT count(*) FROM pg_class WHERE relowner = $1", row["oid"]) == 0
             today = day_of(new_uuid7())
             for statement in (
                 f"SELECT * FROM notifications_{today:%Y%m%d}",

@@ -1,10 +1,9 @@
 """The memory twin of worker/log.py: a broker in a dictionary, and the EventLog of one group member over it."""
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping
-
-import asyncio
 
 from notification import names
 from notification.limits import LANE_WEIGHTS

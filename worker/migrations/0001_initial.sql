@@ -205,7 +205,8 @@ BEGIN
             child := parent || to_char(a_day, '_YYYYMMDD');
             CONTINUE WHEN to_regclass(child) IS NOT NULL;
             PERFORM pg_advisory_xact_lock(hashtext('herald.make_partitions'));
-            CONTINUE WHEN to_regclass(child) IS NOT NULL;
+            -- Looked up in the table itself: a name cache still says what was true before we waited.
+            CONTINUE WHEN EXISTS (SELECT FROM pg_class WHERE relname = child AND relnamespace = 'public'::regnamespace);
             EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', child, parent);
             EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', child);
             EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', child);

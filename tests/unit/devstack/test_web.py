@@ -199,6 +199,15 @@ async def test_a_taken_port_names_its_setting(tmp_path: Path, monkeypatch: pytes
             await web.DemoWeb().start(settings)
 
 
+async def test_a_kafka_that_is_down_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = Settings(kafka_port=port, data_dir=str(tmp_path))
+    make_secrets(settings)
+    with pytest.raises(Unavailable, match=f"Kafka at 127.0.0.1:{port} cannot be reached"):
+        await web.DemoWeb().start(settings)
+
+
 # --- the page's files -------------------------------------------------------------
 def test_the_page_knows_the_servers_close_codes() -> None:
     text = (web.PAGE / "client.js").read_text("utf-8")

@@ -23,7 +23,10 @@ def an_event(**changes: Any) -> dict[str, Any]:
 
 
 def a_record(
-    value: bytes | dict[str, Any] | None, key: bytes | None = b"acme:u:1", broker_ms: int | None = NOW_MS, topic: int = 0
+    value: bytes | dict[str, Any] | None,
+    key: bytes | None = b"acme:u:1",
+    broker_ms: int | None = NOW_MS,
+    topic: int = 0,
 ) -> Record:
     data = json.dumps(value).encode() if isinstance(value, dict) else value
     return Record(names.TOPICS[topic], 3, 7, key, data, broker_ms or 5, broker_ms)
@@ -124,6 +127,11 @@ def test_no_partition_is_made_for_a_broker_whose_clock_is_wrong(days: int) -> No
 
 
 def test_a_detail_repeats_nothing_of_the_record() -> None:
-    for value in (an_event(SECRETNAME=1), an_event(type="SECRETNAME"), an_event(user_id="SECRETNAME \n"), b"SECRETNAME"):
+    for value in (
+        an_event(SECRETNAME=1),
+        an_event(type="SECRETNAME"),
+        an_event(user_id="SECRETNAME \n"),
+        b"SECRETNAME",
+    ):
         assert "SECRETNAME" not in refused(a_record(value)).detail
     assert "u:1" not in refused(a_record(an_event(), key=b"x")).detail

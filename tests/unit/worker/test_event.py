@@ -138,7 +138,7 @@ def test_the_json_schema_refuses_the_same(value: Any) -> None:
 
 
 def test_the_published_schema_is_the_one_of_the_code() -> None:
-    assert SCHEMA == event_schema(), "run `python -m worker.event_schema` and commit worker/event.schema.json"
+    assert event_schema() == SCHEMA, "run `python -m worker.event_schema` and commit worker/event.schema.json"
 
 
 NAME = "SECRETNAME"
@@ -167,7 +167,17 @@ def test_a_refusal_says_nothing_that_the_sender_wrote(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"nope", b'{"id": ', b"\xff\xfe", b'{"id": "\xff"}', b'{"id": "\\ud800"}', b"[" * 10_000, b"{}{}", b"NaN"],
+    [
+        b"",
+        b"nope",
+        b'{"id": ',
+        b"\xff\xfe",
+        b'{"id": "\xff"}',
+        b'{"id": "\\ud800"}',
+        b"[" * 10_000,
+        b"{}{}",
+        b"NaN",
+    ],
 )
 def test_what_is_not_json(value: bytes) -> None:
     with pytest.raises((events.NotJSON, InvalidInput)):

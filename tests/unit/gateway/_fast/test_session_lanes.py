@@ -121,14 +121,10 @@ class TestLanes:
     @pytest.mark.parametrize("lane", [-1, LANE_COUNT, 200])
     def test_a_lane_that_is_none(self, module: Any, lane: int) -> None:
         session = live(module)
-        for call in (
-            lambda: session.offer(lane, 1, 0, ident(1), b""),
-            lambda: session.fill(lane, 1, 0, ident(1), b""),
-            lambda: session.advance(lane, 1),
-            lambda: session.set_at(lane, 1),
-        ):
+        item = (1, 0, ident(1), b"")
+        for name, arguments in (("offer", item), ("fill", item), ("advance", (1,)), ("set_at", (1,))):
             with pytest.raises(ValueError, match="lane"):
-                call()
+                getattr(session, name)(lane, *arguments)
 
     @pytest.mark.parametrize("size", [0, 15, 17])
     def test_an_id_of_another_size(self, module: Any, size: int) -> None:

@@ -1,0 +1,149 @@
+"""One contract, two buses: the memory twin and NATS."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from devstack.servers import Servers
+from notification.bus import Bus, NatsBus
+from notification.errors import BusTimeout, NoResponders, Unavailable
+from notification.settings import Settings
+from tests.twins.bus import Hub, MemoryBus
+
+Connect = Callable[[], Awaitable[Bus]]
+
+
+@pytest.fixture(params=["twin", pytest.param("nats", marks=pytest.mark.stack)])
+async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
+    """Makes buses of one server; closes them afterwards."""
+    buses: list[Bus] = []
+    if request.param == "twin":
+        hub = Hub()
+
+        async def make() -> Bus:
+            buses.append(MemoryBus(hub))
+            return buses[-1]
+    else:
+        embedded: tuple[Settings, Servers] = request.getfixturevalue("embedded")
+        url = embedded[0].nats_url
+
+        async def make() -> Bus:
+            buses.append(await NatsBus.connect(url, "contract"))
+            return buses[-1]
+
+    yield make
+    for bus in buses:
+        await bus.close()
+
+
+class Inbox:
+    """A handler that keeps what it got."""
+
+    def __init__(self, answer: bytes | None = None) -> None:
+        self.got: list[tuple[str, bytes]] = []
+        self.answer = answer
+        self._more = asyncio.Event()
+
+    async def __call__(self, subject: str, payload: bytes) -> bytes | None:
+        self.got.append((subject, payload))
+        self._more.set()
+        return self.answer
+
+    async def count(self, wanted: int) -> None:
+        async with asyncio.timeout(3):
+            while len(self.got) < wanted:
+                self._more.clear()
+                await self._more.wait()
+
+
+async def settled(bus: Bus) -> None:
+    """What was subscribed or published before has reached the server."""
+    echo = Inbox(b"done")
+    await bus.serve("settled", echo)
+    await bus.request("settled", b"", 3)
+
+
+async def test_publish_reaches_every_subscriber_in_order(connect: Connect) -> None:
+    one, two, sender = await connect(), await connect(), await connect()
+    inboxes = Inbox(), Inbox()
+    await one.serve("a.b", inboxes[0])
+    await two.serve("a.*", inboxes[1])
+    await settled(one)
+    await settled(two)
+    for number in range(20):
+        await sender.publish("a.b", b"%d" % number)
+    await sender.publish("a.b.c", b"deeper")
+    for inbox in inboxes:
+        await inbox.count(20)
+        assert inbox.got == [("a.b", b"%d" % number) for number in range(20)]
+
+
+async def test_a_queue_group_shares_the_work(connect: Connect) -> None:
+    members = [await connect() for _ in range(2)]
+    inboxes = [Inbox(b"ok") for _ in members]
+    for bus, inbox in zip(members, inboxes, strict=True):
+        await bus.serve("work", inbox, queue="workers")
+        await settled(bus)
+    sender = await connect()
+    for _ in range(40):
+        assert await sender.request("work", b"", 3) == b"ok"
+    assert sum(len(inbox.got) for inbox in inboxes) == 40
+    assert all(inbox.got for inbox in inboxes)
+
+
+async def test_request_carries_bytes_both_ways(connect: Connect) -> None:
+    server, client = await connect(), await connect()
+    await server.serve("echo", Inbox(bytes(range(256))))
+    await settled(server)
+    assert await client.request("echo", b"\x00\xff", 3) == bytes(range(256))
+
+
+async def test_nobody_listens(connect: Connect) -> None:
+    client = await connect()
+    with pytest.raises(NoResponders):
+        await client.request("nobody", b"", 3)
+
+
+async def test_no_answer_in_time(connect: Connect) -> None:
+    server, client = await connect(), await connect()
+    await server.serve("mute", Inbox(None))
+    await settled(server)
+    with pytest.raises(BusTimeout):
+        await client.request("mute", b"", 0.2)
+
+
+async def test_one_subject_is_handled_one_after_the_other(connect: Connect) -> None:
+    server, client = await connect(), await connect()
+    running, most = 0, 0
+
+    async def slow(subject: str, payload: bytes) -> bytes:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return b""
+
+    await server.serve("one", slow)
+    await server.serve("many", slow, concurrent=True)
+    await settled(server)
+    await asyncio.gather(*(client.request("one", b"", 3) for _ in range(5)))
+    assert most == 1
+    await asyncio.gather(*(client.request("many", b"", 3) for _ in range(5)))
+    assert most > 1
+
+
+async def test_a_closed_bus(connect: Connect) -> None:
+    server, client = await connect(), await connect()
+    inbox = Inbox(b"")
+    await server.serve("gone", inbox)
+    await settled(server)
+    await client.request("gone", b"", 3)
+    await server.close()
+    with pytest.raises(NoResponders):
+        await client.request("gone", b"", 3)
+    with pytest.raises(Unavailable):
+        await server.request("gone", b"", 3)
+    await server.publish("gone", b"")  # dropped, counted, no error
+    assert len(inbox.got) == 1

@@ -1,0 +1,219 @@
+"""What every EventLog promises: the same tests over Kafka and over its memory twin."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from devstack.ports import free_ports
+from devstack.servers import Server
+from devstack.topics import create_topics
+from notification import names
+from notification.limits import STARTUP_DEADLINE_S
+from notification.settings import Settings
+from tests.conftest import kafka_kind
+from tests.twins.log import MemoryBroker, MemoryLog
+from worker.log import Bounds, DeadLetter, EventLog, KafkaLog, LogAway, Partition, Record
+
+HIGH, MEDIUM, LOW = (Partition(topic, 0) for topic in names.TOPICS)
+
+
+class World(Protocol):
+    """A broker, and logs over it."""
+
+    def log(self) -> EventLog: ...
+    async def produce(self, partition: Partition, *values: bytes | None, key: bytes | None = None) -> None: ...
+    async def dead(self) -> list[DeadLetter]: ...
+
+
+class MemoryWorld:
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+
+    def log(self) -> EventLog:
+        return MemoryLog(self.broker)
+
+    async def produce(self, partition: Partition, *values: bytes | None, key: bytes | None = None) -> None:
+        for value in values:
+            self.broker.produce(partition.topic, value, key, partition.partition)
+
+    async def dead(self) -> list[DeadLetter]:
+        return self.broker.dead
+
+
+class KafkaWorld:
+    def __init__(self, servers: str) -> None:
+        self.servers = servers
+        self.group = f"g{secrets.token_hex(4)}"
+
+    def log(self) -> EventLog:
+        return KafkaLog(self.servers, self.group)
+
+    async def produce(self, partition: Partition, *values: bytes | None, key: bytes | None = None) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=self.servers, acks="all") as producer:
+            for value in values:
+                await producer.send_and_wait(partition.topic, value, key, partition=partition.partition)
+
+    async def dead(self) -> list[DeadLetter]:
+        async with AIOKafkaConsumer(
+            names.TOPIC_DEAD, bootstrap_servers=self.servers, auto_offset_reset="earliest"
+        ) as consumer:
+            batches = await consumer.getmany(timeout_ms=2000)
+        return [DeadLetter(r.key, r.value, list(r.headers)) for batch in batches.values() for r in batch]
+
+
+class Kafka:
+    """A broker of this module's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(kafka_port=free_ports(1)[0], kafka_partitions=2, data_dir=str(folder))
+        self.server: Server = kafka_kind()(self.settings)
+
+    async def start(self) -> None:
+        await self.server.start()
+        await create_topics(self.settings)
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    broker = Kafka(tmp_path_factory.mktemp("kafka"))
+    asyncio.run(broker.start())
+    yield broker.settings.kafka_servers
+    asyncio.run(broker.server.stop())
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.stack)])
+def world(request: Any) -> World:
+    return MemoryWorld() if request.param == "memory" else KafkaWorld(request.getfixturevalue("kafka"))
+
+
+@pytest.fixture
+async def log(world: World) -> AsyncIterator[EventLog]:
+    log = world.log()
+    await log.start()
+    async with asyncio.timeout(20):
+        while len(log.unplaced()) < 6:
+            await log.poll(1, 100)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def place_at_end(log: EventLog) -> dict[Partition, Bounds]:
+    bounds = await log.bounds(log.unplaced() | log.placed())
+    log.place({partition: bound.end for partition, bound in bounds.items()})
+    return bounds
+
+
+async def poll(log: EventLog, count: int, at_once: int = 100) -> list[Record]:
+    """Poll until `count` records are there."""
+    records: list[Record] = []
+    async with asyncio.timeout(10):
+        while len(records) < count:
+            records += await log.poll(at_once, 100)
+    return records
+
+
+async def test_nothing_is_read_before_it_is_placed(world: World, log: EventLog) -> None:
+    await world.produce(HIGH, b"1")
+    assert await log.poll(10, 300) == []
+    assert log.placed() == set()
+    assert HIGH in log.unplaced()
+
+
+async def test_records_come_from_the_place_on_and_in_order(world: World, log: EventLog) -> None:
+    end = (await place_at_end(log))[HIGH].end
+    await world.produce(HIGH, b"1", b"2", None, b"3", key=b"k")
+    records = await poll(log, 4)
+    assert [(r.offset, r.key, r.value) for r in records] == [
+        (end, b"k", b"1"),
+        (end + 1, b"k", b"2"),
+        (end + 2, b"k", None),
+        (end + 3, b"k", b"3"),
+    ]
+    assert {r.place for r in records} == {HIGH}
+    log.place({HIGH: end + 2})
+    assert [r.offset for r in await poll(log, 2)] == [end + 2, end + 3]
+
+
+async def test_what_is_displaced_is_read_again_once_placed(world: World, log: EventLog) -> None:
+    end = (await place_at_end(log))[LOW].end
+    await world.produce(LOW, b"1", b"2")
+    await poll(log, 2)
+    log.displace()
+    assert log.placed() == set()
+    assert await log.poll(10, 100) == []
+    log.place({LOW: end})
+    assert [r.value for r in await poll(log, 2)] == [b"1", b"2"]
+
+
+async def test_a_batch_is_bounded_and_high_comes_first(world: World, log: EventLog) -> None:
+    await place_at_end(log)
+    for partition in (LOW, MEDIUM, HIGH):
+        await world.produce(partition, *[b"x"] * 20)
+    await asyncio.sleep(1)
+    first = await log.poll(10, 100)
+    assert len(first) == 10
+    assert [r.topic for r in first] == [HIGH.topic] * 7 + [MEDIUM.topic] * 2 + [LOW.topic]
+    rest = await poll(log, 50, at_once=10)
+    offsets: dict[Partition, list[int]] = {}
+    for record in [*first, *rest]:
+        offsets.setdefault(record.place, []).append(record.offset)
+    assert all(numbers == sorted(set(numbers)) and len(numbers) == 20 for numbers in offsets.values())
+
+
+async def test_bounds_and_commits(world: World, log: EventLog) -> None:
+    before = await log.bounds([HIGH, LOW])
+    await world.produce(HIGH, b"1", b"2")
+    await log.commit({HIGH: before[HIGH].end + 1})
+    after = await log.bounds([HIGH, LOW])
+    assert after[HIGH] == Bounds(before[HIGH].first, before[HIGH].end + 2, before[HIGH].end + 1)
+    assert after[LOW] == before[LOW]
+    await log.commit({HIGH: before[HIGH].end})  # back: PostgreSQL's position is what counts
+    assert (await log.bounds([HIGH]))[HIGH].committed == before[HIGH].end
+
+
+async def test_a_dead_letter_is_there_unchanged_once_buried(world: World, log: EventLog) -> None:
+    marker = secrets.token_bytes(8)
+    letters = [
+        DeadLetter(marker, b"\x00\xff not JSON", [("reason", b"schema"), ("detail", "größe: x".encode())]),
+        DeadLetter(None, marker, [("reason", b"not_json")]),
+        DeadLetter(marker, None, []),
+    ]
+    await log.bury(letters)
+    found = [letter for letter in await world.dead() if marker in (letter.key, letter.value)]
+    assert found == letters
+
+
+@pytest.mark.stack
+async def test_a_kafka_that_is_away_is_said(tmp_path: Path) -> None:
+    kafka = Kafka(tmp_path)
+    await kafka.start()
+    log = KafkaLog(kafka.settings.kafka_servers, "g")
+    await log.start()
+    while not log.unplaced():
+        await log.poll(1, 100)
+    await kafka.server.stop()
+    try:
+        with pytest.raises(LogAway):
+            await log.bounds([HIGH])
+        with pytest.raises(LogAway):
+            await log.bury([DeadLetter(None, b"x", [])])
+        await log.commit({HIGH: 0})
+    finally:
+        await log.close()
+
+
+
+
+async def test_a_kafka_that_stays_down_at_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert STARTUP_DEADLINE_S >= 10
+    monkeypatch.setattr("worker.log.STARTUP_DEADLINE_S", 1)
+    servers = f"127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(Exception, match=f"Kafka at {servers} did not answer within 1 s"):
+        await KafkaLog(servers, "g").start()

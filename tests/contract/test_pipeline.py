@@ -1,0 +1,107 @@
+"""One contract, two pipelines: the memory twin and Valkey; the presence scripts run on both."""
+
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+
+from devstack.servers import Servers
+from gateway.pipeline import Pipeline, PipelineError, RedisPipeline
+from gateway.presence import COUNT, PUT, REMOVE
+from notification.errors import Unavailable
+from notification.settings import Settings
+from tests.twins.pipeline import MemoryPipeline, Store
+
+
+@pytest.fixture(params=["twin", pytest.param("valkey", marks=pytest.mark.stack)])
+async def pipeline(request: pytest.FixtureRequest) -> AsyncIterator[Pipeline]:
+    made: MemoryPipeline | RedisPipeline
+    if request.param == "twin":
+        made = MemoryPipeline(Store())
+    else:
+        embedded: tuple[Settings, Servers] = request.getfixturevalue("embedded")
+        made = RedisPipeline(embedded[0].redis_url)
+        await made.start(5)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def key() -> str:
+    return f"test:{secrets.token_hex(8)}"
+
+
+async def test_call_answers(pipeline: Pipeline, key: str) -> None:
+    assert pipeline.connected
+    assert await pipeline.call("PING") in (b"PONG", "PONG")
+    assert await pipeline.call("GET", key) is None
+    assert await pipeline.call("SET", key, b"\x00\r\n\xff", "PX", 60_000) == b"OK"
+    assert await pipeline.call("GET", key) == b"\x00\r\n\xff"
+    await pipeline.call("DEL", key)
+
+
+async def test_pushes_and_calls_keep_their_order(pipeline: Pipeline, key: str) -> None:
+    for number in range(100):
+        assert pipeline.push("HSET", key, "n", number)
+    assert await pipeline.call("HGET", key, "n") == b"99"
+    assert pipeline.queued == 0
+    pipeline.push("DEL", key)
+    assert await pipeline.call("HGET", key, "n") is None
+
+
+async def test_a_refused_call_is_an_error_and_a_refused_push_is_not(pipeline: Pipeline, key: str) -> None:
+    with pytest.raises(PipelineError, match="unknown command"):
+        await pipeline.call("NONSENSE")
+    assert pipeline.push("NONSENSE")
+    assert await pipeline.call("GET", key) is None
+
+
+async def test_set_nx_get_tells_who_was_first(pipeline: Pipeline, key: str) -> None:
+    assert await pipeline.call("SET", key, "1", "NX", "GET") is None
+    assert await pipeline.call("SET", key, "2", "NX", "GET") == b"1"
+    assert await pipeline.call("GET", key) == b"1"
+    await pipeline.call("DEL", key)
+
+
+async def test_streams(pipeline: Pipeline, key: str) -> None:
+    pipeline.push("XADD", key, "MAXLEN", "~", 1_000, "*", "b", b"\x00one")
+    pipeline.push("XADD", key, "MAXLEN", "~", 1_000, "*", "b", b"two")
+    assert await pipeline.call("XLEN", key) == 2
+    await pipeline.call("DEL", key)
+
+
+async def test_a_newer_entry_survives_an_older_put(pipeline: Pipeline, key: str) -> None:
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5") == 1
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 4, "g-0 4 ONLINE 4") == 0
+    assert await pipeline.call("HGET", key, "phone") == b"g-1 5 ONLINE 5"
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 RECONNECTING 9") == 1
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 6, "g-2 6 ONLINE 6") == 1
+
+
+async def test_only_ones_own_entry_is_removed(pipeline: Pipeline, key: str) -> None:
+    await pipeline.call("EVAL", PUT, 1, key, "phone", 1_795_468_850_347, "g-1 1795468850347 ONLINE 5")
+    assert await pipeline.call("EVAL", REMOVE, 1, key, "phone", "g-1 179546885034 ") == 0
+    assert await pipeline.call("EVAL", REMOVE, 1, key, "phone", "g-2 1795468850347 ") == 0
+    assert await pipeline.call("EVAL", REMOVE, 1, key, "other", "g-1 1795468850347 ") == 0
+    assert await pipeline.call("EVAL", REMOVE, 1, key, "phone", "g-1 1795468850347 ") == 1
+    assert await pipeline.call("HGET", key, "phone") is None
+
+
+async def test_an_entry_nobody_understands_is_replaced(pipeline: Pipeline, key: str) -> None:
+    await pipeline.call("HSET", key, "phone", "what is this")
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5") == 1
+
+
+async def test_devices_are_counted_when_there_are_many(pipeline: Pipeline, key: str) -> None:
+    assert await pipeline.call("EVAL", COUNT, 1, key, 2) == 0
+    for device, state in (("a", "ONLINE"), ("b", "RECONNECTING")):
+        await pipeline.call("EVAL", PUT, 1, key, device, 1, f"g 1 {state} 1")
+    assert await pipeline.call("EVAL", COUNT, 1, key, 2) == 2
+    assert await pipeline.call("EVAL", COUNT, 1, key, 1) == 1
+
+
+async def test_a_closed_pipeline(pipeline: Pipeline) -> None:
+    await pipeline.close()
+    assert not pipeline.connected
+    with pytest.raises(Unavailable):
+        await pipeline.call("PING")

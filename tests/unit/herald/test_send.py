@@ -1,0 +1,149 @@
+"""herald send: what is sent, what is rejected, and that the two are always counted."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from herald import producer
+from herald.commands import send
+from tests.unit.herald.conftest import Herald
+from tests.unit.herald.documented import documented, same_shape
+
+
+class Kafka:
+    """Stands in for EventProducer: keeps what is published, fails from number `fails_from` on."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, str, str, dict[str, Any]]] = []
+        self.fails_from = 1_000_000
+        self.in_flight = 0
+        self.in_flight_max = 0
+
+    def __call__(self, _: object) -> "Kafka":
+        return self
+
+    async def __aenter__(self) -> "Kafka":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self.in_flight == 0
+
+    async def publish(self, priority: str, tenant: str, user: str, record: bytes) -> None:
+        self.in_flight += 1
+        self.in_flight_max = max(self.in_flight, self.in_flight_max)
+        await asyncio.sleep(0.001)
+        self.in_flight -= 1
+        if len(self.records) >= self.fails_from:
+            raise producer.NotAccepted("Kafka did not acknowledge: RequestTimedOutError")
+        self.records.append((priority, tenant, user, json.loads(record)))
+
+
+@pytest.fixture
+def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
+    fake = Kafka()
+    monkeypatch.setattr(producer, "EventProducer", fake)
+    return fake
+
+
+ONE = ("send", "--tenant", "demo", "--user", "ann", "--title", "T", "--body", "B")
+
+
+def event(user: str, **fields: object) -> str:
+    return json.dumps({"tenant_id": "demo", "user_id": user, "payload": {"title": "T", "body": "B"}, **fields})
+
+
+def test_options_make_one_event_per_user(herald: Herald, kafka: Kafka) -> None:
+    Path("users").write_text("carol\nann\n")
+    result = herald(
+        *ONE, "--user", "bob", "--user", "@users", "--priority", "high", "--type", "system_alert", "--ttl", "60",
+        "--image", "https://x/i.png", "--action", "Go=https://x", "--data", '{"a":1}', "--collapse-key", "k",
+        "--json",
+    )  # fmt: skip
+    assert result.code == 0
+    assert [row["user_id"] for row in result.rows] == ["ann", "bob", "carol"]
+    assert all(same_shape(row, documented("cli-send")) for row in result.rows)
+    priority, tenant, user, record = kafka.records[0]
+    assert (priority, tenant, user) == ("high", "demo", "ann")
+    assert record == {
+        "id": result.rows[0]["id"], "tenant_id": "demo", "user_id": "ann", "type": "system_alert", "ttl": 60,
+        "collapse_key": "k",
+        "payload": {
+            "title": "T", "body": "B", "image": "https://x/i.png",
+            "actions": [{"id": "action-1", "label": "Go", "url": "https://x"}], "data": {"a": 1},
+        },
+    }  # fmt: skip
+
+
+def test_without_json_the_id_alone_is_printed(herald: Herald, kafka: Kafka) -> None:
+    result = herald(*ONE)
+    assert result.out.strip() == kafka.records[0][3]["id"]
+    assert result.err == ""
+
+
+def test_from_options_nothing_is_sent_unless_all_is_right(herald: Herald, kafka: Kafka) -> None:
+    for wrong, says in (
+        (("--user", "b b"), "--user: must be"), (("--ttl", "0"), "ttl: must be"),
+        (("--image", "x"), "payload.image: "),
+        (("--user", "bob", "--id", "01936b5e-4c00-7000-8000-000000000001"), "--id names one notification"),
+    ):  # fmt: skip
+        result = herald(*ONE, *wrong)
+        assert (result.code, result.out) == (2, "")
+        assert says in result.err
+    assert kafka.records == []
+
+
+def test_a_file_is_sent_line_by_line_and_bad_lines_are_named(herald: Herald, kafka: Kafka) -> None:
+    lines = [event("u1"), "{", "", event("u2", priority="high", type="promotional"), event("u3", ttl=0)]
+    Path("events.jsonl").write_text("\n".join(lines))
+    result = herald("send", "--file", "events.jsonl", "--ttl", "90", "--json")
+    assert result.code == 1
+    assert sorted((r[0], r[2], r[3]["type"], r[3]["ttl"]) for r in kafka.records) == [
+        ("high", "u2", "promotional", 90), ("medium", "u1", "service", 90),
+    ]  # fmt: skip
+    rejected = [row for row in result.rows if row["status"] == "rejected"]
+    assert [(row["line"], row["field"]) for row in rejected] == [(2, "event"), (5, "ttl")]
+    assert all(same_shape(row, documented("cli-send-rejected")) for row in rejected)
+    errors = result.err.splitlines()
+    assert errors[0].startswith("error: line 2: event: ")
+    assert errors[1].startswith("error: line 5: ttl: ")
+    assert errors[-1] == "sent 2, rejected 2"
+
+
+def test_many_lines_are_bounded_in_flight(herald: Herald, kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send, "IN_FLIGHT_MAX", 7)
+    Path("events.jsonl").write_text("".join(event(f"u{number}") + "\n" for number in range(50)))
+    result = herald("send", "--file", "events.jsonl")
+    assert (result.code, result.err) == (0, "sent 50, rejected 0\n")
+    assert kafka.in_flight_max <= 7
+    assert result.out == ""
+
+
+def test_when_kafka_stops_the_rest_is_not_tried_and_that_is_said(
+    herald: Herald, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send, "IN_FLIGHT_MAX", 1)
+    kafka.fails_from = 2
+    Path("events.jsonl").write_text("".join(event(f"u{number}") + "\n" for number in range(9)))
+    result = herald("send", "--file", "events.jsonl")
+    assert result.code == 1
+    assert len(kafka.records) == 2
+    assert "error: line 3: " in result.err
+    assert "did not acknowledge: RequestTimedOutError" in result.err
+    assert "error: stopped before line 4" in result.err
+    assert result.err.splitlines()[-1] == "sent 2, rejected 1"
+
+
+def test_a_file_and_payload_options_do_not_mix(herald: Herald, kafka: Kafka) -> None:
+    Path("events.jsonl").write_text(event("u1"))
+    result = herald("send", "--file", "events.jsonl", "--title", "T")
+    assert result.code == 2
+    assert "--file takes the payload" in result.err
+    assert kafka.records == []
+
+
+def test_an_empty_file_sends_nothing(herald: Herald, kafka: Kafka) -> None:
+    Path("events.jsonl").write_text("\n\n")
+    assert herald("send", "--file", "events.jsonl").err == "sent 0, rejected 0\n"
