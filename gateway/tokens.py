@@ -28,6 +28,8 @@ _COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-
 _REQUIRED: Final = ("iss", "aud", "exp", "sub", "tid", "jti")
 _TYPES: Final = ("jwt", "at+jwt")
 _HMAC_BYTES_MIN: Final = 32  # RFC 7518 §3.2: a key of at least the hash's size
+_TIME_S_MAX: Final = 2**62
+_EXPIRY_S_MAX: Final = 366 * 86_400  # a connection proves itself anew once a year at least
 _RSA_BITS_MIN: Final = 2_048  # RFC 7518 §3.3
 
 PublicKey = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
@@ -129,10 +131,17 @@ def _split(token: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     header, claims = _object(header_text), _object(claims_text)
     if header is None or claims is None or "crit" in header or "b64" in header:
         return None
+    if not all(_is_time(claims[name]) for name in ("exp", "nbf", "iat") if name in claims):
+        return None
     kind = header.get("typ", "JWT")
     if not isinstance(kind, str) or kind.lower() not in _TYPES:
         return None
     return header, claims
+
+
+def _is_time(value: object) -> bool:
+    """A NumericDate (RFC 7519 §2) that a clock can show; PyJWT stumbles over some others."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _TIME_S_MAX
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -156,7 +165,7 @@ def _identity(claims: dict[str, Any], now_s: float) -> Identity:
         if not isinstance(device, str):
             raise InvalidInput("did", "must be a string")
         check_token(device, "did")
-    expiry_s = float(claims["exp"])
+    expiry_s = min(float(claims["exp"]), now_s + _EXPIRY_S_MAX)
     if expiry_s <= now_s:  # accepted within the leeway: the connection lives for the rest of it
         expiry_s += TOKEN_LEEWAY_S
     return Identity(check_token(claims["tid"], "tid"), check_user(claims["sub"], "sub"), device, expiry_s)

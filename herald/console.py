@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import sys
 from typing import Any
 
 import click
@@ -25,5 +26,5 @@ def iso_time(moment: datetime.datetime) -> str:
 
 
 def complain(text: str) -> None:
-    """One line on stderr."""
-    click.echo(f"error: {text}", err=True)
+    """One line on stderr. Through sys.stderr as it is now: a progress bar there moves out of the way."""
+    print(f"error: {text}", file=sys.stderr)

@@ -58,15 +58,21 @@ class NatsBus:
     async def connect(cls, url: str, name: str) -> "NatsBus":
         """Connect, waiting up to STARTUP_DEADLINE_S for the server. Raises Unavailable."""
 
+        server = f"NATS at {_without_login(url)}"
+        said: set[type[Exception]] = set()  # each kind of error once per outage: it comes every second
+
         async def on_error(error: Exception) -> None:
             if isinstance(error, nats.errors.SlowConsumerError):
                 telemetry.BUS_DROPPED.inc()
-            _log.warning("bus_error", error=type(error).__name__)
+            if type(error) not in said:
+                said.add(type(error))
+                _log.warning("bus_error", server=server, error=type(error).__name__)
 
         async def on_disconnect() -> None:
             _log.warning("bus_disconnected")
 
         async def on_reconnect() -> None:
+            said.clear()
             _log.info("bus_reconnected")
 
         client = Client()
@@ -80,7 +86,7 @@ class NatsBus:
                     pending_size=BUS_PENDING_BYTES_MAX,
                 )  # fmt: skip
         except (OSError, nats.errors.Error, TimeoutError) as error:
-            raise Unavailable(f"NATS at {url} did not answer within {STARTUP_DEADLINE_S} s") from error
+            raise Unavailable(f"{server} did not answer within {STARTUP_DEADLINE_S} s") from error
         return cls(client)
 
     async def publish(self, subject: str, payload: bytes) -> None:
@@ -139,3 +145,8 @@ class NatsBus:
             await self._client.drain()
         else:
             await self._client.close()
+
+
+def _without_login(url: str) -> str:
+    """Server URLs as a log may show them."""
+    return ",".join(part.rpartition("@")[2].removeprefix("nats://") for part in url.split(","))

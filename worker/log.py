@@ -142,7 +142,7 @@ class KafkaLog:
         try:
             await producer.start()
         except KafkaError as error:
-            await producer.stop()
+            await _stop(producer)
             if error.retriable:
                 raise
             _log.info("producer_not_idempotent", error=type(error).__name__)
@@ -152,7 +152,7 @@ class KafkaLog:
         try:
             await producer.start()
         except KafkaError:
-            await producer.stop()
+            await _stop(producer)
             raise
         return producer
 
@@ -183,7 +183,7 @@ class KafkaLog:
         try:
             await consumer.start()
         except KafkaError:
-            await consumer.stop()
+            await _stop(consumer)
             raise
         return consumer
 
@@ -249,8 +249,8 @@ class KafkaLog:
         assert self._consumer is not None
         _log.warning("consumer_renewed")
         try:
-            async with asyncio.timeout(2 * KAFKA_REQUEST_DEADLINE_MS / 1000):
-                await self._consumer.stop()
+            await _stop(self._consumer)
+            async with asyncio.timeout(KAFKA_REQUEST_DEADLINE_MS / 1000):
                 self._consumer = await self._start_consumer()
         except (KafkaError, TimeoutError) as error:
             raise LogAway(f"Kafka: {type(error).__name__}") from error
@@ -278,11 +278,12 @@ class KafkaLog:
 
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
         assert self._consumer is not None
+        commits = {TopicPartition(*partition): offset for partition, offset in offsets.items()}
         try:
-            await self._consumer.commit(
-                {TopicPartition(*partition): offset for partition, offset in offsets.items()}
-            )
-        except KafkaError as error:  # a rebalance, or Kafka is away: the next commit says it again
+            # aiokafka tries for as long as Kafka is away.
+            async with asyncio.timeout(KAFKA_COMMIT_DEADLINE_MS / 1000):
+                await self._consumer.commit(commits)
+        except (KafkaError, TimeoutError) as error:  # a rebalance, or Kafka is away: the next commit says it again
             _log.info("commit_failed", error=type(error).__name__)
 
     async def bury(self, letters: Iterable[DeadLetter]) -> None:
@@ -302,11 +303,7 @@ class KafkaLog:
     async def close(self) -> None:
         for part in (self._consumer, self._producer):
             if part is not None:
-                try:
-                    async with asyncio.timeout(KAFKA_REQUEST_DEADLINE_MS / 1000):
-                        await part.stop()
-                except (KafkaError, TimeoutError) as error:  # it is away: it will notice that we left
-                    _log.info("close_failed", error=type(error).__name__)
+                await _stop(part)
         self._consumer = self._producer = None
 
 
@@ -322,6 +319,15 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._placed.clear()
         _log.info("partitions_assigned", count=len(assigned))
+
+
+async def _stop(part: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Stop a client of aiokafka; where Kafka is away it may hang, or end in the CancelledError of its own tasks."""
+    task = asyncio.ensure_future(part.stop())
+    await asyncio.wait({task}, timeout=KAFKA_REQUEST_DEADLINE_MS / 1000)
+    if not task.done() or task.cancelled() or task.exception() is not None:
+        task.cancel()
+        _log.info("kafka_client_not_closed", client=type(part).__name__)
 
 
 def _record(record: ConsumerRecord) -> Record:

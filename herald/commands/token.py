@@ -4,8 +4,7 @@ import click
 
 from herald.commands.common import json_option, settings_of, tenant_option
 from herald.console import iso_ms, print_json
-
-_LIFETIME_S_MAX = 30 * 86_400
+from herald.tokens import LIFETIME_S_DEFAULT, LIFETIME_S_MAX, mint
 
 
 @click.command(
@@ -19,8 +18,8 @@ Examples:
 @click.option("--user", required=True, metavar="ID", help="User id: the token's `sub`.")
 @click.option("--device", metavar="ID", help="Device id: the token's `did`.")
 @click.option(
-    "--expires-in", "lifetime_s", type=click.IntRange(1, _LIFETIME_S_MAX), default=3_600, show_default=True,
-    metavar="SECONDS", help="Life of the token.",
+    "--expires-in", "lifetime_s", type=click.IntRange(1, LIFETIME_S_MAX), default=LIFETIME_S_DEFAULT,
+    show_default=True, metavar="SECONDS", help="Life of the token.",
 )  # fmt: skip
 @json_option
 @click.pass_context
@@ -31,8 +30,6 @@ def token(
 
     For development and tests: in production the tenant's identity provider signs tokens.
     """
-    from herald.tokens import mint
-
     text, expiry_s = mint(settings_of(context), tenant, user, device, lifetime_s)
     if as_json:
         print_json({"token": text, "expires_at": iso_ms(expiry_s * 1_000)})

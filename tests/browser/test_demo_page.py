@@ -33,7 +33,8 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def tab(browser: Browser, system: Settings) -> AsyncIterator[DemoTab]:
-    async with await browser.new_context(viewport=WIDE) as context, demo_tab(context, system, fresh_user()) as opened:
+    context = await browser.new_context(viewport=WIDE)
+    async with context, demo_tab(context, system, fresh_user()) as opened:
         yield opened
 
 
@@ -148,7 +149,9 @@ async def test_all_of_it_by_keyboard(tab: DemoTab) -> None:
 
 
 async def test_every_control_has_a_name(tab: DemoTab) -> None:
-    await tab.send("Named", actions=[{"id": "a", "label": "Act"}, {"id": "b", "label": "Go", "url": "https://a.test/"}])
+    await tab.send(
+        "Named", actions=[{"id": "a", "label": "Act"}, {"id": "b", "label": "Go", "url": "https://a.test/"}]
+    )
     await expect(tab.row("Named")).to_be_visible()
     controls = ", ".join(f"{kind}:visible" for kind in ("button", "a", "input", "select", "textarea"))
     for control in await tab.page.locator(controls).all():
@@ -160,7 +163,7 @@ async def test_every_control_has_a_name(tab: DemoTab) -> None:
 async def test_light_and_dark(browser: Browser, system: Settings, tmp_path: Path) -> None:
     grounds = {}
     for scheme in ("light", "dark"):
-        context = await browser.new_context(viewport=WIDE, color_scheme=scheme)  # type: ignore[arg-type]
+        context = await browser.new_context(viewport=WIDE, color_scheme=scheme)
         async with demo_tab(context, system, fresh_user()) as tab:
             await tab.send("Seen", actions=[{"id": "a", "label": "Act"}])
             await expect(tab.row("Seen")).to_be_visible()

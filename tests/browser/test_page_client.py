@@ -110,7 +110,8 @@ async def gateway(browser: Browser) -> AsyncIterator[Gateway]:
         """These tests send nothing."""
 
     app = web.create_app(Settings(), b"k" * 43, publish)
-    async with TestServer(app) as server, await browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+    context = await browser.new_context(viewport={"width": 1280, "height": 900})
+    async with TestServer(app) as server, context:
         page = await context.new_page()
         taking = Gateway(page, f"http://127.0.0.1:{server.port}/?user=ann&device=laptop")
         page.on("request", lambda request: _count(taking, request.url))
@@ -173,13 +174,15 @@ async def test_an_error_says_how_long_to_wait(gateway: Gateway) -> None:
     assert (await gateway.session()).at_s - told_s > 1.3
 
 
-@pytest.mark.parametrize("code", [1002, 4400, 4403])
-async def test_a_final_close_stays_closed_until_the_user_asks(gateway: Gateway, code: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "offer"), [(1002, "Try again"), (4400, "Try again"), (4403, "Try again"), (4409, "Use this tab")]
+)
+async def test_a_final_close_stays_closed_until_the_user_asks(gateway: Gateway, code: int, offer: str) -> None:
     session = await gateway.open()
     await session.route.close(code=code)
     await gateway.phase("stopped")
     await gateway.nobody_comes(during_s=1.0)
-    await gateway.page.get_by_role("button", name="Try again").click()
+    await gateway.page.get_by_role("button", name=offer).click()
     await gateway.session()
 
 

@@ -15,18 +15,25 @@ Connect = Callable[[], Awaitable[Bus]]
 
 
 @pytest.fixture(params=["twin", pytest.param("nats", marks=pytest.mark.stack)])
-async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
+def url(request: pytest.FixtureRequest) -> str:
+    """Where NATS is; empty for the twin."""
+    if request.param == "twin":
+        return ""
+    embedded: tuple[Settings, Servers] = request.getfixturevalue("embedded")
+    return embedded[0].nats_url
+
+
+@pytest.fixture
+async def connect(url: str) -> AsyncIterator[Connect]:
     """Makes buses of one server; closes them afterwards."""
     buses: list[Bus] = []
-    if request.param == "twin":
+    if not url:
         hub = Hub()
 
         async def make() -> Bus:
             buses.append(MemoryBus(hub))
             return buses[-1]
     else:
-        embedded: tuple[Settings, Servers] = request.getfixturevalue("embedded")
-        url = embedded[0].nats_url
 
         async def make() -> Bus:
             buses.append(await NatsBus.connect(url, "contract"))

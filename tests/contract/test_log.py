@@ -209,8 +209,6 @@ async def test_a_kafka_that_is_away_is_said(tmp_path: Path) -> None:
         await log.close()
 
 
-
-
 async def test_a_kafka_that_stays_down_at_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert STARTUP_DEADLINE_S >= 10
     monkeypatch.setattr("worker.log.STARTUP_DEADLINE_S", 1)

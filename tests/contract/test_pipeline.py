@@ -14,13 +14,21 @@ from tests.twins.pipeline import MemoryPipeline, Store
 
 
 @pytest.fixture(params=["twin", pytest.param("valkey", marks=pytest.mark.stack)])
-async def pipeline(request: pytest.FixtureRequest) -> AsyncIterator[Pipeline]:
-    made: MemoryPipeline | RedisPipeline
+def url(request: pytest.FixtureRequest) -> str:
+    """Where Valkey is; empty for the twin."""
     if request.param == "twin":
+        return ""
+    embedded: tuple[Settings, Servers] = request.getfixturevalue("embedded")
+    return embedded[0].redis_url
+
+
+@pytest.fixture
+async def pipeline(url: str) -> AsyncIterator[Pipeline]:
+    made: MemoryPipeline | RedisPipeline
+    if not url:
         made = MemoryPipeline(Store())
     else:
-        embedded: tuple[Settings, Servers] = request.getfixturevalue("embedded")
-        made = RedisPipeline(embedded[0].redis_url)
+        made = RedisPipeline(url)
         await made.start(5)
     yield made
     await made.close()

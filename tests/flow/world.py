@@ -267,5 +267,5 @@ def mint(
 async def until(condition: Callable[[], object], timeout_s: float = 3) -> None:
     """Wait until `condition()` holds."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - conditions of all kinds, seen from outside
+        while not condition():  # noqa: ASYNC110 - conditions of all kinds, seen from outside
+            await asyncio.sleep(0.01)

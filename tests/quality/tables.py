@@ -26,6 +26,7 @@ DEAD_LETTERS: Final = {
     "unknown_tenant": "no tenant of this id exists",
     "tenant_suspended": "the tenant is suspended",
     "id_reused": "the id was used before for this user with another event",
+    "crashes": "the worker failed at it three times; every other record was taken",
 }
 
 # What a client author must know of limits.py, and in which words.

@@ -48,8 +48,12 @@ def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
 
 
 def lazy_lines(tree: ast.Module) -> set[int]:
-    """Lines inside functions: imported when they run."""
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    """Lines inside functions, which import when they run, and under TYPE_CHECKING, which never do."""
+    functions = (
+        node for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    )  # fmt: skip
     return {line for function in functions for line in range(function.lineno, (function.end_lineno or 0) + 1)}
 
 

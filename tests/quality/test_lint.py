@@ -1,7 +1,9 @@
 """The linters, each with its whole output in the failure."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +12,12 @@ from tests.quality.tree import ROOT, files, named
 
 def run(*arguments: str) -> None:
     """Run a tool of this environment from the root; fail with what it said."""
+    # cython-lint starts pycodestyle by name: find that of this environment.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     result = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", *arguments], cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
     if result.returncode != 0:
         pytest.fail(f"{arguments[0]}:\n{result.stdout}{result.stderr}", pytrace=False)
 

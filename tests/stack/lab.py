@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -24,7 +24,9 @@ _RECORD = Record("notifications.high", 0, 0, None, None, 0, None)
 class Lab:
     """Pools, keys and a store; `store` puts notifications into PostgreSQL as intake does."""
 
-    def __init__(self, settings: Settings, pools: dict[str, Pool], owner: "asyncpg.Connection[asyncpg.Record]") -> None:
+    def __init__(
+        self, settings: Settings, pools: dict[str, Pool], owner: "asyncpg.Connection[asyncpg.Record]"
+    ) -> None:
         self.settings = settings
         self.master = master_key(settings)
         self.pools = pools
@@ -34,14 +36,21 @@ class Lab:
         self._store = Store(pools["dispatch"], self.dispatch_ring, Partitions(pools["dispatch"]))
 
     async def store(
-        self, tenant: str, users: str | Iterable[str] = ("ann",), priority: int = 0, ttl_s: int = 3_600, **fields: Any
+        self,
+        tenant: str,
+        users: str | Iterable[str] = ("ann",),
+        priority: int = 0,
+        ttl_s: int = 3_600,
+        **fields: Any,
     ) -> list[StoredNotification]:
         """One notification per user, all in one storing transaction; `sent_ago_ms` sends it into the past."""
         now_ms = await self.now_ms()
+        idents: Iterator[uuid.UUID] = fields.get("ids", iter(()))
         events = [
             Admitted(
-                record=_RECORD, tenant=tenant, user=user, id=fields.get("id") or new_uuid7(now_ms), type="service",
-                priority=priority, payload=fields.get("payload", PAYLOAD), body_hash=uuid.uuid4().bytes * 2,
+                record=_RECORD, tenant=tenant, user=user, id=next(idents, None) or new_uuid7(now_ms),
+                type="service", priority=priority, payload=fields.get("payload", PAYLOAD),
+                body_hash=uuid.uuid4().bytes * 2,
                 sent_ms=now_ms - fields.get("sent_ago_ms", 0), ttl_s=ttl_s, collapse_key=None,
                 not_before_ms=fields.get("not_before_ms"),
             )
@@ -52,6 +61,14 @@ class Lab:
             raise AssertionError(f"rejected: {rejected}")
 
         return (await self._store.store(events, [], bury)).ready
+
+    async def store_many(
+        self, tenant: str, user: str, count: int, first_id_ms: int | None = None, **fields: Any
+    ) -> list[StoredNotification]:
+        """`count` notifications of one user's lane in one transaction, ids ascending."""
+        now_ms = await self.now_ms() if first_id_ms is None else first_id_ms
+        idents = iter([new_uuid7(now_ms + number) for number in range(count)])
+        return await self.store(tenant, [user] * count, ids=idents, **fields)
 
     async def now_ms(self) -> int:
         now: int = await self.owner.fetchval("SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint")
@@ -68,7 +85,8 @@ class Lab:
 
     async def history(self, tenant: str, ident: uuid.UUID) -> list[str]:
         rows = await self.owner.fetch(
-            "SELECT status FROM notification_history WHERE tenant_id = $1 AND notification_id = $2 ORDER BY history_id",
+            "SELECT status FROM notification_history WHERE tenant_id = $1 AND notification_id = $2 "
+            "ORDER BY history_id",
             tenant, ident,
         )  # fmt: skip
         return [row["status"] for row in rows]
@@ -97,7 +115,9 @@ async def open_lab(settings: Settings) -> AsyncIterator[Lab]:
         owner = await asyncpg.connect(settings.postgres_dsn)
         stack.push_async_callback(owner.close)
         await make_ahead(owner)
-        await owner.execute("SELECT set_config('herald.tenants', $1, false)", ",".join([*await tenant_ids(owner), "*"]))
+        await owner.execute(
+            "SELECT set_config('herald.tenants', $1, false)", ",".join([*await tenant_ids(owner), "*"])
+        )
         yield Lab(settings, pools, owner)
 
 

@@ -7,9 +7,10 @@ from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from notification import ids, names
-from notification.frames import Cursor, cursor_to_text
+from notification.frames import SUBPROTOCOL, Cursor, cursor_to_text
 from notification.settings import Settings
 from worker.operations import Operations
 
@@ -59,7 +60,7 @@ class App:
         if cursor:
             url += "&cursor=" + cursor_to_text(Cursor(self.epoch, self.at))
         self._socket = await connect(
-            url, subprotocols=["herald.v1"], additional_headers={"Authorization": f"Bearer {self._token}"}
+            url, subprotocols=[Subprotocol(SUBPROTOCOL)], additional_headers={"Authorization": f"Bearer {self._token}"}
         )
         self.owed = []
         self.welcome = await self.frame("welcome")

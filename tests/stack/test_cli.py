@@ -218,7 +218,7 @@ def test_ctrl_c_ends_listening_quietly(
     assert json.loads(process.stdout.readline())["user_id"] == "zoe"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err.strip()) == (130, "")
 
 
 async def test_the_client_resumes_pages_and_marks_read(

@@ -78,6 +78,7 @@ class Device(App):
     def __init__(self, settings: Settings, token: str, device: str) -> None:
         super().__init__(settings, token, device)
         self.received: list[str] = []
+        self.arrived = asyncio.Event()
 
     async def live(self) -> None:
         began = False
@@ -98,6 +99,7 @@ class Device(App):
         for frame in frames:
             if frame["id"] not in self.received:  # at least once: a client drops what it has
                 self.received.append(frame["id"])
+                self.arrived.set()
 
 
 async def _restart(server: Server | None) -> None:
@@ -169,10 +171,13 @@ async def test_nothing_is_lost_while(fault: Callable[[Whole], Awaitable[None]], 
     try:
         async with asyncio.timeout(CATCH_UP_S):
             while len(device.received) < len(accepted):
-                await asyncio.sleep(0.05)
+                await device.arrived.wait()
+                device.arrived.clear()
     except TimeoutError:
         missing = [ident for ident in accepted if ident not in device.received]
-        pytest.fail(f"accepted {len(accepted)}, received {len(device.received)}, lost {len(missing)}: {missing[:3]}")
+        pytest.fail(
+            f"accepted {len(accepted)}, received {len(device.received)}, lost {len(missing)}: {missing[:3]}"
+        )
     finally:
         app.cancel()
     print(f"{fault.__name__}: accepted {len(accepted)}, received {len(device.received)}, lost 0")

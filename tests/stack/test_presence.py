@@ -23,10 +23,14 @@ class World(Protocol):
     """What gateways do, whatever the reader reads."""
 
     beats: Beats
-    reader: PresenceReader
     now_s: float
 
-    async def entry(self, tag: str, device: str, gateway: str, state: PresenceState = PresenceState.ONLINE) -> None: ...
+    @property
+    def reader(self) -> PresenceReader: ...
+
+    async def entry(
+        self, tag: str, device: str, gateway: str, state: PresenceState = PresenceState.ONLINE
+    ) -> None: ...
     async def lease(self, gateway: str) -> None: ...
     async def marker(self, age_ms: int | None) -> None: ...
     async def break_off(self) -> None: ...
@@ -79,7 +83,7 @@ class RedisWorld:
 
     async def devices(self, tag: str) -> set[str]:
         fields = await self._redis.hgetall(presence_key(tag))
-        return {field.decode() for field in fields}
+        return {field.decode() if isinstance(field, bytes) else field for field in fields}
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -75,7 +75,9 @@ async def test_resume_by_cursor_brings_exactly_what_the_device_missed(
     assert (await phone.notification())["id"] == first
     await phone.aclose()
     async with contextlib.aclosing(await App(system, token, "laptop").open()) as laptop:
-        missed = [await upstream.send(tenant, "di", str(n), priority=p) for n, p in ((2, "high"), (3, "low"), (4, "high"))]
+        missed = [
+            await upstream.send(tenant, "di", str(n), priority=p) for n, p in ((2, "high"), (3, "low"), (4, "high"))
+        ]
         for _ in missed:
             await laptop.notification()  # DELIVERED by this device; the phone is owed them all the same
         await asyncio.gather(*(status_becomes(system, tenant, ident, "DELIVERED") for ident in missed))
@@ -123,7 +125,9 @@ async def test_a_burst_keeps_the_order_of_its_lane(
         assert received == sent
 
 
-async def test_without_an_ack_it_is_sent_again(system: Settings, tenant: str, mint: Mint, upstream: Upstream) -> None:
+async def test_without_an_ack_it_is_sent_again(
+    system: Settings, tenant: str, mint: Mint, upstream: Upstream
+) -> None:
     async with contextlib.aclosing(await App(system, mint(tenant, "hal"), "phone").open()) as app:
         ident = await upstream.send(tenant, "hal", "again")
         first = await app.notification(ack=False)

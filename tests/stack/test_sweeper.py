@@ -60,7 +60,9 @@ async def test_two_sweepers_never_claim_the_same_row(lab: Lab, tenant: str) -> N
     await lab.owner.execute("UPDATE notifications SET due_at = now() WHERE tenant_id = $1", tenant)
     schedulers = [Scheduler() for _ in range(4)]
     await asyncio.gather(*(sweeper(lab, scheduler).sweep() for scheduler in schedulers))
-    users = [job.notification.user for scheduler in schedulers if len(scheduler) for job in await scheduler.take(1_000)]
+    users = [
+        job.notification.user for scheduler in schedulers if len(scheduler) for job in await scheduler.take(1_000)
+    ]
     assert len(users) == len(set(users)) == 200
 
 
@@ -99,7 +101,9 @@ async def test_a_scheduled_one_takes_its_place_in_the_lane_when_its_time_comes(l
     now_ms = await lab.now_ms()
     assert await lab.store(tenant, not_before_ms=now_ms + 60_000) == [], "nothing to hand on yet"
     await lab.store(tenant)
-    [early] = await lab.rows("SELECT notification_id, seq FROM notifications WHERE not_before IS NOT NULL AND tenant_id = $1", tenant)
+    [early] = await lab.rows(
+        "SELECT notification_id, seq FROM notifications WHERE not_before IS NOT NULL AND tenant_id = $1", tenant
+    )
     assert early["seq"] == 1
     assert await swept(lab) == []
     await lab.change(tenant, early["notification_id"], "due_at = now(), not_before = now()")

@@ -10,7 +10,9 @@ FAR_S = 1e12
 EXPIRY_MS = 4_000_000_000_000
 
 
-def notification(tenant: str = "t", user: str = "u", priority: int = 0, seq: int = 1, **fields: Any) -> StoredNotification:
+def notification(
+    tenant: str = "t", user: str = "u", priority: int = 0, seq: int = 1, **fields: Any
+) -> StoredNotification:
     values: dict[str, Any] = {
         "tenant": tenant, "user": user, "id": new_uuid7(), "lane": priority, "seq": seq, "prev": seq - 1,
         "type": "service", "priority": priority, "sent_ms": 1, "expiry_ms": EXPIRY_MS, "collapse_key": None,

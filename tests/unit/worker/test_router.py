@@ -96,7 +96,9 @@ class World:
             requeue=self.requeued.append,
         )  # fmt: skip
 
-    async def gateway(self, name: str, code: ReceiptCode | None = ReceiptCode.WRITTEN, users: Iterable[str] = "u") -> Gateway:
+    async def gateway(
+        self, name: str, code: ReceiptCode | None = ReceiptCode.WRITTEN, users: Iterable[str] = "u"
+    ) -> Gateway:
         """A gateway that holds these users' devices."""
         gateway = Gateway(code)
         bus = MemoryBus(self.hub)
