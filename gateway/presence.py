@@ -126,9 +126,8 @@ class Presence:
         except (Unavailable, TimeoutError, PipelineError):
             self._stale = True
             return
-        marker = born if born is not None else now.encode("ascii")
-        if marker != self._born or self._stale:
-            self._born = marker
+        if born is None or born != self._born or self._stale:  # None: there was no marker, this one is ours
+            self._born = now.encode("ascii") if born is None else born
             self._rewrite()
 
     def _pipeline_lease(self) -> None:

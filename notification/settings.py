@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from notification.errors import SettingsError
+from notification.limits import KAFKA_FETCH_WAIT_EMBEDDED_MS, KAFKA_FETCH_WAIT_MS
 
 FILE: Final = "herald.toml"
 PREFIX: Final = "HERALD_"
@@ -58,6 +59,11 @@ class Settings:
     def kafka_servers(self) -> str:
         """Bootstrap servers, embedded or configured."""
         return self.kafka or f"127.0.0.1:{self.kafka_port}"
+
+    @property
+    def kafka_fetch_wait_ms(self) -> int:
+        """How long a fetch may wait at the broker for a first record."""
+        return KAFKA_FETCH_WAIT_MS if self.kafka else KAFKA_FETCH_WAIT_EMBEDDED_MS
 
     @property
     def nats_url(self) -> str:

@@ -6,6 +6,8 @@
 | detail | the field and the fix, in words; nothing of the record's content |
 | topic, partition, offset, timestamp_ms | where the record was, as text |
 | value_sha256 | only where the topic refuses the value for its size: then the value is empty |
+
+A record without key and without value has an empty value here: aiokafka sends none without both.
 """
 
 import hashlib
@@ -39,7 +41,8 @@ def encode(dead: Dead) -> DeadLetter:
         "offset": str(record.offset),
         "timestamp_ms": str(record.timestamp_ms),
     }
-    return DeadLetter(record.key, record.value, [(name, value.encode("utf-8")) for name, value in headers.items()])
+    value = b"" if record.key is None and record.value is None else record.value
+    return DeadLetter(record.key, value, [(name, value.encode("utf-8")) for name, value in headers.items()])
 
 
 async def bury(log: EventLog, dead: Sequence[Dead]) -> None:

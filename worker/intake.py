@@ -140,14 +140,15 @@ class Intake:
                 admitted.append(verdict)
             else:
                 dead.append(Dead(record, verdict))
-        await dead_letters.bury(self._log, dead)
-        outcome = await self._store.store(admitted, moves, self._bury)
+
+        async def bury(rejected: Sequence[Rejected]) -> None:
+            late = [Dead(event.record, rejection) for event, rejection in rejected]
+            await dead_letters.bury(self._log, sorted([*dead, *late], key=lambda one: one.record[:3]))
+
+        outcome = await self._store.store(admitted, moves, bury)
         self._expected.update({move.partition: move.next_offset for move in moves})
         self._on_stored(outcome.ready)
         await self._log.commit({move.partition: move.next_offset for move in moves})
-
-    async def _bury(self, rejected: Sequence[Rejected]) -> None:
-        await dead_letters.bury(self._log, [Dead(event.record, rejection) for event, rejection in rejected])
 
     def _moves(self, records: Sequence[Record]) -> list[Move]:
         """How far each partition's position moves. Records of one partition come in order."""

@@ -19,6 +19,7 @@ from notification.limits import (
     DEAD_LETTER_DEADLINE_MS,
     INTAKE_BATCH_RECORDS_MAX,
     KAFKA_COMMIT_DEADLINE_MS,
+    KAFKA_FETCH_WAIT_MS,
     KAFKA_REBALANCE_DEADLINE_MS,
     KAFKA_REQUEST_DEADLINE_MS,
     KAFKA_SESSION_MS,
@@ -122,9 +123,12 @@ class EventLog(Protocol):
 class KafkaLog:
     """EventLog over aiokafka."""
 
-    def __init__(self, servers: str, group: str = names.CONSUMER_GROUP) -> None:
+    def __init__(
+        self, servers: str, group: str = names.CONSUMER_GROUP, fetch_wait_ms: int = KAFKA_FETCH_WAIT_MS
+    ) -> None:
         self._servers = servers
         self._group = group
+        self._fetch_wait_ms = fetch_wait_ms
         self._placed: set[Partition] = set()
         self._consumer: AIOKafkaConsumer | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -178,6 +182,7 @@ class KafkaLog:
             request_timeout_ms=KAFKA_REQUEST_DEADLINE_MS,
             metadata_max_age_ms=KAFKA_REQUEST_DEADLINE_MS,
             max_poll_records=INTAKE_BATCH_RECORDS_MAX,
+            fetch_max_wait_ms=self._fetch_wait_ms,
         )
         consumer.subscribe(names.TOPICS, listener=_Rebalance(self._placed))
         try:

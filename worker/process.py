@@ -1,7 +1,7 @@
 """The worker process: the one place where its parts are made and wired together.
 
 Start: every server is waited for, up to STARTUP_DEADLINE_S, all at the same time; then the roles begin to serve.
-Stop: intake first, then the dispatch queue drains, then sweeper, receipts and inbox, then the connections.
+Stop, role by role: what takes work in (intake, sweeper), then the dispatch queue drains, then the connections.
 """
 
 import asyncio
@@ -183,7 +183,7 @@ class _Dispatch(Role):
     @classmethod
     async def make(cls, settings: Settings, master: bytes) -> Role:
         """Connect everything. Raises Unavailable, SettingsError."""
-        log = KafkaLog(settings.kafka_servers)
+        log = KafkaLog(settings.kafka_servers, fetch_wait_ms=settings.kafka_fetch_wait_ms)
         pool, keys_pool, bus, redis, _ = await _together([
             connect_pool(settings, "dispatch"), connect_pool(settings, "dispatch", keys=True),
             NatsBus.connect(settings.nats_url, "herald-dispatch"), _connect_redis(settings), log.start(),

@@ -176,7 +176,8 @@ class _Row(NamedTuple):
     due_ms: int | None
 
 
-# Told what the transaction rejects; returns once the dead letters are safe. Its errors undo the transaction.
+# Told last what the transaction rejects (maybe nothing); returns once all dead letters of the batch are safe. It
+# is called when PostgreSQL has done its part, so that an outage does not repeat dead letters; its errors undo all.
 Bury = Callable[[Sequence[Rejected]], Awaitable[None]]
 
 
@@ -239,8 +240,7 @@ class Store:
             rejected += reused
             rows = await self._number(connection, fresh, keys, now_ms)
             await _insert(connection, rows)
-            if rejected:
-                await bury(rejected)
+            await bury(rejected)
         telemetry.STORE_SECONDS.observe(time.perf_counter() - started_s)
         for row in rows:
             outcome = "stored" if row.status is Status.ACCEPTED else "expired"

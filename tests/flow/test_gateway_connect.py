@@ -109,9 +109,7 @@ async def test_a_bad_token_in_the_subprotocol_is_told_in_a_frame(world: World) -
 
 async def test_a_foreign_origin_in_a_browser_is_told_in_a_frame(world: World) -> None:
     protocols: Any = ["herald.v1", f"bearer.{mint()}"]
-    async with world.client(
-        headers={}, subprotocols=protocols, raw=True, origin="https://evil.example"
-    ) as app:
+    async with world.client(headers={}, subprotocols=protocols, raw=True, origin="https://evil.example") as app:
         assert (await app.next())["code"] == "origin"
         assert await app.closed() == 4403
 

@@ -68,7 +68,8 @@ async def until_known(edge: Edge) -> None:
 
 
 def token(tenant: str) -> str:
-    claims = {"iss": f"iss:{tenant}", "aud": "herald", "tid": tenant, "sub": "u", "jti": "1", "exp": time.time() + 60}
+    expiry_s = int(time.time()) + 60
+    claims = {"iss": f"iss:{tenant}", "aud": "herald", "tid": tenant, "sub": "u", "jti": "1", "exp": expiry_s}
     return jwt.encode(claims, SECRET, algorithm="HS256")
 
 

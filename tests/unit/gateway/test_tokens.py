@@ -84,8 +84,8 @@ def test_an_audience_list_that_names_us() -> None:
         {"aud": "other"}, {"aud": []}, {"exp": "soon"}, {"exp": 1}, {"nbf": 2**40}, {"iat": 2**40},
         {"tid": "evil"}, {"tid": "a.b"}, {"tid": 1}, {"sub": ""}, {"sub": "a b"}, {"sub": "é"}, {"sub": 1},
         {"sub": "u" * 129}, {"jti": ""}, {"jti": 1}, {"did": ""}, {"did": "a.b"}, {"did": 1},
-        {"iss": 1}, {"iss": None}, {"exp": []}, {"exp": True}, {"exp": "2000000000"}, {"nbf": []}, {"iat": {}}, {"aud": 1},
-        {"aud": [1]},
+        {"iss": 1}, {"iss": None}, {"exp": []}, {"exp": True}, {"exp": "2000000000"}, {"nbf": []}, {"iat": {}},
+        {"aud": 1}, {"aud": [1]},
     ],
     ids=str,
 )  # fmt: skip

@@ -14,7 +14,10 @@ from worker.__main__ import main
 from worker.database import ROLES as DATABASE_ROLES
 
 # STARTUP_DEADLINE_S is a minute; a test waits shorter.
-START = "import sys, notification.limits as l; l.STARTUP_DEADLINE_S = {}; from worker.__main__ import main; sys.exit(main({}))"
+START = (
+    "import sys, notification.limits as l; l.STARTUP_DEADLINE_S = {}; "
+    "from worker.__main__ import main; sys.exit(main({}))"
+)
 
 
 @pytest.fixture

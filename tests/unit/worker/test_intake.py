@@ -1,0 +1,193 @@
+"""The intake loop over the memory log and a store in a list; the real ones are in tests/stack/test_intake.py."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, cast
+
+import pytest
+
+from notification import names
+from notification.ids import new_uuid7
+from notification.limits import CRASHES_MAX, INTAKE_BATCH_RECORDS_MAX
+from tests.twins.log import MemoryBroker, MemoryLog
+from worker.admission import Admitted, Reason
+from worker.intake import Intake
+from worker.log import Partition
+from worker.store import Bury, Fenced, Move, Outcome, Store
+
+HIGH = Partition(names.TOPICS[0], 0)
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class ListStore:
+    """A Store in memory. `faults` are raised by the next calls; a collapse_key of "poison" always breaks it."""
+
+    def __init__(self) -> None:
+        self.places: dict[Partition, int] = {}
+        self.stored: list[Admitted] = []
+        self.batches: list[int] = []
+        self.faults: list[Exception] = []
+        self.epochs = 0
+        self.poisoned = 0
+
+    def _fail(self) -> None:
+        if self.faults:
+            raise self.faults.pop(0)
+
+    async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        self._fail()
+        return {p: self.places[p] for p in partitions if p in self.places}
+
+    async def begin(self, offsets: dict[Partition, int]) -> None:
+        self.places = offsets | self.places
+
+    async def move(self, moves: Sequence[Move]) -> None:
+        for partition, expected, next_offset in moves:
+            if self.places[partition] != expected:
+                raise Fenced("moved")
+            self.places[partition] = next_offset
+
+    async def raise_epoch(self) -> int:
+        self.epochs += 1
+        return self.epochs
+
+    async def store(self, events: Sequence[Admitted], moves: Sequence[Move], bury: Bury) -> Outcome:
+        self._fail()
+        if any(event.collapse_key == "poison" for event in events):
+            self.poisoned += 1
+            raise KeyError("Canary")
+        await bury([])
+        await self.move(moves)
+        ids = {event.id for event in self.stored}
+        self.stored += [event for event in events if event.id not in ids]
+        self.batches.append(len(events))
+        return Outcome([], 0, 0)
+
+
+class Loop:
+    """A running intake and what it reads and writes."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+        self.store = ListStore()
+
+    def send(self, count: int = 1, **changes: Any) -> None:
+        for _ in range(count):
+            event = {
+                "id": str(new_uuid7()), "tenant_id": "acme", "user_id": "u", "type": "service",
+                "payload": {"title": "T", "body": "B"},
+            } | changes  # fmt: skip
+            self.broker.produce(HIGH.topic, json.dumps(event).encode(), b"acme:u")
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Intake]:
+        intake = Intake(MemoryLog(self.broker), cast(Store, self.store), lambda stored: None, now_ms)
+        await intake.start()
+        task = asyncio.create_task(intake.run())
+        try:
+            yield intake
+        finally:
+            await intake.stop()
+            await task
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - the loop under test has no event for this
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def loop_() -> Loop:
+    return Loop()
+
+
+async def test_batches_are_bounded_and_commits_follow(loop_: Loop) -> None:
+    loop_.send(2 * INTAKE_BATCH_RECORDS_MAX + 1)
+    async with loop_.running():
+        await loop_.until(lambda: loop_.broker.commits.get(HIGH) == 2 * INTAKE_BATCH_RECORDS_MAX + 1)
+    assert len(loop_.store.stored) == 2 * INTAKE_BATCH_RECORDS_MAX + 1
+    assert max(loop_.store.batches) <= INTAKE_BATCH_RECORDS_MAX
+    assert loop_.store.places[HIGH] == 2 * INTAKE_BATCH_RECORDS_MAX + 1
+
+
+@pytest.mark.parametrize("fault", [OSError("down"), TimeoutError(), Fenced("moved"), RuntimeError("ours")])
+async def test_any_fault_pauses_and_loses_nothing(loop_: Loop, fault: Exception) -> None:
+    async with loop_.running():
+        loop_.send(3)
+        await loop_.until(lambda: len(loop_.store.stored) == 3)
+        loop_.store.faults += [fault] * 3
+        loop_.send(3)
+        await loop_.until(lambda: len(loop_.store.stored) == 6)
+    assert loop_.broker.dead == []
+
+
+async def test_kafka_away_pauses_and_loses_nothing(loop_: Loop) -> None:
+    async with loop_.running():
+        loop_.broker.away = True
+        loop_.send(3)
+        await asyncio.sleep(0.3)
+        assert loop_.store.stored == []
+        loop_.broker.away = False
+        await loop_.until(lambda: len(loop_.store.stored) == 3)
+
+
+async def test_a_record_that_breaks_the_storing_is_given_up_and_the_others_flow(loop_: Loop) -> None:
+    loop_.send(2)
+    loop_.send(collapse_key="poison")
+    loop_.send(2)
+    async with loop_.running():
+        await loop_.until(lambda: loop_.store.places.get(HIGH) == 5)
+    assert len(loop_.store.stored) == 4
+    (letter,) = loop_.broker.dead
+    assert dict(letter.headers)["reason"] == Reason.CRASHES.encode()
+    assert dict(letter.headers)["offset"] == b"2"
+    assert loop_.store.poisoned == 1 + CRASHES_MAX
+
+
+async def test_a_dead_letter_waits_for_the_store(loop_: Loop) -> None:
+    """While PostgreSQL is away a bad record is not dead-lettered again and again."""
+    loop_.store.faults += [OSError("down")] * 3
+    loop_.broker.produce(HIGH.topic, b"not JSON")
+    async with loop_.running():
+        await loop_.until(lambda: loop_.store.places.get(HIGH) == 1)
+    assert len(loop_.broker.dead) == 1
+
+
+async def test_a_log_that_forgot_is_read_from_its_beginning(loop_: Loop) -> None:
+    loop_.send(5)
+    async with loop_.running():
+        await loop_.until(lambda: len(loop_.store.stored) == 5)
+    loop_.broker.forget()
+    loop_.send(2)
+    async with loop_.running():
+        await loop_.until(lambda: len(loop_.store.stored) == 7)
+    assert loop_.store.places[HIGH] == 2
+    assert loop_.store.epochs == 0
+
+
+async def test_a_log_that_forgets_while_we_read_is_noticed(loop_: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.intake.LOG_CHECK_MS", 50)
+    async with loop_.running():
+        loop_.send(5)
+        await loop_.until(lambda: len(loop_.store.stored) == 5)
+        loop_.broker.forget()
+        loop_.send(2)
+        await loop_.until(lambda: len(loop_.store.stored) == 7)
+
+
+async def test_positions_behind_kafkas_commits_raise_the_epoch_once(loop_: Loop) -> None:
+    loop_.send(5)
+    async with loop_.running():
+        await loop_.until(lambda: loop_.broker.commits.get(HIGH) == 5)
+    loop_.store.places[HIGH] = 2
+    del loop_.store.stored[2:]
+    for _ in range(2):
+        async with loop_.running():
+            await loop_.until(lambda: len(loop_.store.stored) == 5)
+    assert loop_.store.epochs == 1
