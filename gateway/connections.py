@@ -16,6 +16,7 @@ from gateway.edge import Edge
 from gateway.handshake import Accepted, judge_token
 from gateway.outbound import Outbound
 from gateway.presence import Presence
+from gateway.replacement import EPOCH_MAX, replace
 from gateway.resume import Resume
 from gateway.timers import Timers
 from gateway.tokens import Identity
@@ -169,7 +170,7 @@ class Connections:
         # Without a name the device lives as long as its connection.
         device = identity.device or device or session_id
         tag = user_tag(identity.tenant, identity.user).encode("ascii")
-        epoch = max(unix_ms(), self._replace(tag, device) + 1)
+        epoch = max(unix_ms(), replace(self._registry, tag, device, EPOCH_MAX) + 1)
         connection.session.authenticate(
             identity.tenant, identity.user, device, client_id(identity.tenant, identity.user, device), session_id,
             tag, epoch, _monotonic_ms(identity.expiry_s),
@@ -184,16 +185,6 @@ class Connections:
             self._resume.begin(connection, cursor)
             return
         connection.close(Closes.DRAIN.code, Closes.DRAIN.reason)
-
-    def _replace(self, tag: bytes, device: str) -> int:
-        """Close an older connection of the same device; its epoch, or 0."""
-        seen = 0
-        for other in self._registry.find(tag):
-            if other.session.device == device:
-                seen = max(seen, other.session.connection_epoch)
-                self._registry.remove(tag, other)
-                other.close(Closes.REPLACED.code, Closes.REPLACED.reason)
-        return seen
 
     def _reauthenticated(self, connection: Connection, identity: Identity) -> None:
         connection.session.token_expiry_ms = _monotonic_ms(identity.expiry_s)

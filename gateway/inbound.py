@@ -72,7 +72,8 @@ class Inbound:
         for connection in connections:
             session = connection.session
             _note(connection, dirty)
-            if session.offer(item.lane, item.seq, item.prev, item.id, item.body) == ReceiptCode.WRITTEN:
+            retry = item.attempt > 1
+            if session.offer(item.lane, item.seq, item.prev, item.id, item.body, retry) == ReceiptCode.WRITTEN:
                 written += 1
                 if session.pending() > WRITE_BUFFER_BYTES_MAX:
                     connection.flush()

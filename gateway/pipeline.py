@@ -25,6 +25,7 @@ from notification.limits import (
 _log = structlog.get_logger("pipeline")
 
 Argument = str | bytes | int
+Told = Callable[[Any], None]
 _pack: Final[Callable[[tuple[Argument, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
 
 # Errors that pass: the server loads, is a replica, is full. The commands stay queued and are sent again.
@@ -48,8 +49,11 @@ class Pipeline(Protocol):
     def queued(self) -> int:
         """Commands without a reply yet, at most PIPELINE_COMMANDS_MAX."""
 
-    def push(self, *command: Argument) -> bool:
-        """Queue a command whose reply nobody reads. Survives outages; False = dropped, the queue is full."""
+    def push(self, *command: Argument, told: Told | None = None) -> bool:
+        """Queue a command that survives outages; False = dropped, the queue is full.
+
+        `told` hears the reply when it comes, unless it is an error (which is logged); it must not raise.
+        """
 
     async def call(self, *command: Argument) -> Any:
         """Send and wait. Raises Unavailable (away, or lost before the reply) or PipelineError."""
@@ -59,11 +63,12 @@ class Pipeline(Protocol):
 
 
 class _Command:
-    __slots__ = ("packed", "reply")
+    __slots__ = ("packed", "reply", "told")
 
-    def __init__(self, packed: bytes, reply: "asyncio.Future[Any] | None") -> None:
+    def __init__(self, packed: bytes, reply: "asyncio.Future[Any] | None", told: Told | None = None) -> None:
         self.packed = packed
         self.reply = reply
+        self.told = told
 
 
 class _Address:
@@ -155,10 +160,10 @@ class RedisPipeline:
     def queued(self) -> int:
         return len(self._waiting) + len(self._sent)
 
-    def push(self, *command: Argument) -> bool:
+    def push(self, *command: Argument, told: Told | None = None) -> bool:
         if self.queued >= PIPELINE_COMMANDS_MAX:
             return False
-        self._put(_Command(_pack(command), None))
+        self._put(_Command(_pack(command), None, told))
         return True
 
     async def call(self, *command: Argument) -> Any:
@@ -213,6 +218,8 @@ class RedisPipeline:
         if command.reply is None:
             if error:
                 _log.error("redis_refused_command", error=str(reply))
+            elif command.told is not None:
+                command.told(reply)
         elif not command.reply.done():
             if error:
                 command.reply.set_exception(PipelineError(str(reply)))

@@ -5,6 +5,7 @@ The gateway's memory is the truth; Redis may lose everything at any time and is 
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import structlog
@@ -12,7 +13,7 @@ import structlog
 from gateway._fast.connection import Connection
 from gateway._fast.registry import Registry
 from gateway.clock import now_ms, unix_ms
-from gateway.pipeline import Pipeline, PipelineError
+from gateway.pipeline import Pipeline, PipelineError, Told
 from notification.errors import Unavailable
 from notification.limits import (
     DEVICES_PER_USER_MAX,
@@ -23,17 +24,17 @@ from notification.limits import (
     RECONNECTING_MS,
 )
 from notification.names import PRESENCE_BORN, lease_key, presence_key
-from notification.presence import Entry, PresenceState
+from notification.presence import Entry, PresenceState, decode
 
 _log = structlog.get_logger("presence")
 
-# KEYS[1] the user's hash; ARGV: device, epoch, entry. A newer connection's entry survives.
+# KEYS[1] the user's hash; ARGV: device, epoch, entry. A newer connection's entry survives; the reply is what was
+# held before (nil: nothing).
 PUT: Final = """\
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 local epoch = held and tonumber(string.match(held, '^%S+ (%d+) '))
-if epoch and epoch > tonumber(ARGV[2]) then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-return 1
+if not (epoch and epoch > tonumber(ARGV[2])) then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
+return held
 """
 
 # KEYS[1] the user's hash; ARGV: device, "gateway_id epoch ". Removes the entry only if it is still ours.
@@ -66,7 +67,10 @@ class _Away(NamedTuple):
 
 
 class Presence:
-    """The entries of one gateway process."""
+    """The entries of one gateway process.
+
+    `rival` hears of a connection whose device is online at another process: (connection, the entry there).
+    """
 
     def __init__(self, pipeline: Pipeline, registry: Registry[Connection], gateway_id: str) -> None:
         self._pipeline = pipeline
@@ -76,12 +80,19 @@ class Presence:
         self._gone: deque[tuple[str, str, int]] = deque(maxlen=PIPELINE_COMMANDS_MAX)  # removals Redis missed
         self._born: bytes | None = None
         self._stale = False  # a write was skipped while Redis was away
+        self.rival: Callable[[Connection, Entry], None] = _nobody_cares
 
     def online(self, connection: Connection) -> None:
         """Write the connection's entry."""
         session = connection.session
+
+        def told(held: bytes | None) -> None:
+            entry = decode(held.decode("ascii", "replace")) if held else None
+            if entry and entry.gateway_id != self._gateway_id and entry.state is PresenceState.ONLINE:
+                self.rival(connection, entry)
+
         self._put(session.tag.decode("ascii"), session.device, session.connection_epoch, PresenceState.ONLINE,
-                  session.connection_epoch)  # fmt: skip
+                  session.connection_epoch, told)  # fmt: skip
 
     async def settled(self, connection: Connection) -> int:
         """Wait until Redis holds the entry (at most PRESENCE_WRITE_MS_MAX); how many devices the user has online.
@@ -147,10 +158,12 @@ class Presence:
         if connections or self._away:
             _log.info("presence_rewritten", entries=len(connections) + len(self._away))
 
-    def _put(self, tag: str, device: str, epoch: int, state: PresenceState, since_ms: int) -> None:
+    def _put(
+        self, tag: str, device: str, epoch: int, state: PresenceState, since_ms: int, told: Told | None = None
+    ) -> None:
         entry = Entry(self._gateway_id, epoch, state, since_ms).encode()
         if not self._pipeline.connected or not self._pipeline.push(
-            "EVAL", PUT, 1, presence_key(tag), device, epoch, entry
+            "EVAL", PUT, 1, presence_key(tag), device, epoch, entry, told=told
         ):
             self._stale = True
 
@@ -161,3 +174,7 @@ class Presence:
         ):
             self._stale = True
             self._gone.append((tag, device, epoch))
+
+
+def _nobody_cares(connection: Connection, entry: Entry) -> None:
+    """Until somebody is told of rivals."""

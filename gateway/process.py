@@ -24,6 +24,7 @@ from gateway.listener import Listener
 from gateway.outbound import Outbound
 from gateway.pipeline import Pipeline, RedisPipeline
 from gateway.presence import Presence
+from gateway.replacement import Replacement
 from gateway.resume import Resume
 from gateway.timers import Timers
 from notification import settings as configuration
@@ -62,6 +63,7 @@ class Gateway:
         self.connections = Connections(
             self.registry, self.edge, self._presence, self._outbound, self._resume, self._commands, self._timers
         )
+        self._replacement = Replacement(bus, self.registry, self._presence)
         self._inbound = Inbound(self.registry, self._resume, clock)
         self._health = Health(bus, pipeline, self._presence, self.connections, self.registry, gateway_id)
         self._listener = Listener(
@@ -75,6 +77,7 @@ class Gateway:
         self._timers.start(self._resume.tick)
         self.edge.start()
         await self._inbound.start(self._bus, self.gateway_id)
+        await self._replacement.start(self.gateway_id)
         await self._health.start()
         await self._listener.start(sock)
 
@@ -94,7 +97,7 @@ class Gateway:
         for connection in self.registry.connections():
             connection.abort()
         await asyncio.sleep(0)
-        for part in (self._timers, self._resume, self._commands, self._health, self.edge):
+        for part in (self._timers, self._resume, self._commands, self._replacement, self._health, self.edge):
             await part.close()
         await self._flush_receipts()
 

@@ -187,6 +187,14 @@ class HealthPing(_Message, frozen=True):
     clients: list[tuple[str, int]]
 
 
+class Replaced(_Message, frozen=True):
+    """Gateway to gateway: the device of this user (names.user_tag) is connected elsewhere with a newer `epoch`."""
+
+    tag: bytes
+    device: str
+    epoch: int
+
+
 LANES_UNKNOWN: Final = [-1] * LANE_COUNT
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -194,9 +202,10 @@ _request: Final[msgspec.msgpack.Decoder[InboxRequest]] = msgspec.msgpack.Decoder
 _reply: Final[msgspec.msgpack.Decoder[InboxReply]] = msgspec.msgpack.Decoder(InboxReply)
 _receipts: Final = msgspec.msgpack.Decoder(ReceiptsEntry)
 _beat: Final = msgspec.msgpack.Decoder(Beat)
+_replaced: Final = msgspec.msgpack.Decoder(Replaced)
 
 
-def encode(message: InboxRequest | InboxReply | ReceiptsEntry | Beat | HealthPing) -> bytes:
+def encode(message: InboxRequest | InboxReply | ReceiptsEntry | Beat | HealthPing | Replaced) -> bytes:
     """The MessagePack bytes of a message."""
     return _encoder.encode(message)
 
@@ -214,6 +223,11 @@ def decode_reply(data: bytes) -> InboxReply:
 def decode_receipts(data: bytes) -> ReceiptsEntry:
     """Raises msgspec.DecodeError."""
     return _receipts.decode(data)
+
+
+def decode_replaced(data: bytes) -> Replaced:
+    """Raises msgspec.DecodeError."""
+    return _replaced.decode(data)
 
 
 def decode_beat(data: bytes) -> Beat:

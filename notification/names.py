@@ -36,6 +36,11 @@ def gateway_subject(gateway_id: str, priority: str) -> str:
     return f"gateway.{gateway_id}.{priority}"
 
 
+def replaced_subject(gateway_id: str) -> str:
+    """Where one gateway process hears that a device of its has connected elsewhere."""
+    return f"gateway.{gateway_id}.replaced"
+
+
 def audience_subject(tenant: str, priority: str) -> str:
     """`notification.{tenant_id}.{priority}`, the customer's subject: audience messages."""
     return f"notification.{tenant}.{priority}"

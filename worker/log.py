@@ -187,7 +187,7 @@ class KafkaLog:
         consumer.subscribe(names.TOPICS, listener=_Rebalance(self._placed))
         try:
             await consumer.start()
-        except KafkaError:
+        except BaseException:  # a cancelled start as well: it would stay in the group
             await _stop(consumer)
             raise
         return consumer
@@ -245,17 +245,19 @@ class KafkaLog:
         except TimeoutError:
             return []
         except KafkaError as error:
-            self._broken = not error.retriable
+            # What aiokafka raises when its coordination with the group has ended for good; any other type is of one
+            # fetch, and a new consumer would only disturb the group.
+            self._broken = type(error) is KafkaError
             raise LogAway(f"Kafka: {type(error).__name__}") from error
         return records
 
     async def _renew(self) -> None:
-        """After an error that retrying does not cure aiokafka's consumer stays dead: take a new one."""
+        """A consumer whose coordination has ended stays dead: take a new one."""
         assert self._consumer is not None
         _log.warning("consumer_renewed")
         try:
             await _stop(self._consumer)
-            async with asyncio.timeout(KAFKA_REQUEST_DEADLINE_MS / 1000):
+            async with asyncio.timeout((KAFKA_SESSION_MS + KAFKA_REBALANCE_DEADLINE_MS) / 1000):
                 self._consumer = await self._start_consumer()
         except (KafkaError, TimeoutError) as error:
             raise LogAway(f"Kafka: {type(error).__name__}") from error

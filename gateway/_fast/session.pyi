@@ -56,9 +56,12 @@ class Session:
         of messages, beside one per notification written, or of pings and unasked pongs)."""
     def send(self, frame: bytes) -> None:
         """Queue a server text frame outside lanes and window."""
-    def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes) -> int:
+    def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes, retry: bool = False) -> int:
         """A live item from the bus. WRITTEN: queued, or already had. FULL: its prev is missing, the window is
-        full, or the session is resuming: remembered as wanted; a fill brings it."""
+        full, or the session is resuming: remembered as wanted; a fill brings it.
+
+        `retry`: no ack of it has reached the store. At or below at() it is written again even if it is not unacked
+        here (the client's cursor moved, its ack was lost), as far as the window has room."""
     def fill(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes) -> bool:
         """An owed item from the log. False when the window is full (nothing queued); items at or below at(lane)
         are skipped and count as True."""

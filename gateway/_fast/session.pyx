@@ -368,7 +368,9 @@ cdef class Session:
         self._ack_credit = min(self._ack_credit + 1, _UNACKED_COUNT_MAX)
         return 0
 
-    def offer(self, int lane, int64_t seq, int64_t prev, bytes ident not None, bytes body not None):
+    def offer(
+        self, int lane, int64_t seq, int64_t prev, bytes ident not None, bytes body not None, bint retry=False,
+    ):
         """A live item from the bus: WRITTEN, or FULL and remembered as wanted. ValueError: lane or id malformed."""
         self._lane(lane)
         if PyBytes_GET_SIZE(ident) != 16:
@@ -376,8 +378,14 @@ cdef class Session:
         if self.phase != PHASE_RESUMING and self.phase != PHASE_LIVE:
             return FULL
         if seq <= self._at[lane]:
-            # Still unacked here: a retry. While blocked the first copy has not even left the socket's buffer.
-            if not self.blocked and window_find(&self._window, PyBytes_AS_STRING(ident)) >= 0:
+            # While blocked the first copy has not even left the socket's buffer.
+            if self.blocked:
+                return WRITTEN
+            if window_find(&self._window, PyBytes_AS_STRING(ident)) >= 0:
+                self._write_item(body)
+            elif retry and self.window_free() > 0:
+                # The client's cursor says that it has this one, but no ack of it has arrived: ask again.
+                window_add(&self._window, lane, seq, PyBytes_AS_STRING(ident))
                 self._write_item(body)
             return WRITTEN
         if (

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from devstack.ports import free_ports
 from devstack.servers import Server
@@ -95,13 +96,17 @@ def world(request: Any) -> World:
 async def log(world: World) -> AsyncIterator[EventLog]:
     log = world.log()
     await log.start()
-    async with asyncio.timeout(20):
-        while len(log.unplaced()) < 6:
-            await log.poll(1, 100)
+    await _until_assigned(log)
     try:
         yield log
     finally:
         await log.close()
+
+
+async def _until_assigned(log: EventLog) -> None:
+    async with asyncio.timeout(30):
+        while len(log.unplaced()) < 6:
+            await log.poll(1, 100)
 
 
 async def place_at_end(log: EventLog) -> dict[Partition, Bounds]:
@@ -215,3 +220,30 @@ async def test_a_kafka_that_stays_down_at_start_is_named(monkeypatch: pytest.Mon
     servers = f"127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(Exception, match=f"Kafka at {servers} did not answer within 1 s"):
         await KafkaLog(servers, "g").start()
+
+
+@pytest.mark.stack
+async def test_a_consumer_whose_coordination_ended_is_replaced(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka gives its group up for good on an error that it does not know, and says so at each poll."""
+
+    async def getmany(*partitions: Any, **options: Any) -> None:
+        raise KafkaError("Unexpected error during coordination")
+
+    world = KafkaWorld(kafka)
+    log = KafkaLog(kafka, world.group)
+    await log.start()
+    try:
+        await _until_assigned(log)
+        await place_at_end(log)
+        consumer = log._consumer
+        assert consumer is not None
+        monkeypatch.setattr(consumer, "getmany", getmany)
+        with pytest.raises(LogAway):
+            await poll(log, 1)
+        await _until_assigned(log)
+        assert log._consumer is not consumer
+        await place_at_end(log)
+        await world.produce(HIGH, b"1")
+        assert [r.value for r in await poll(log, 1)] == [b"1"]
+    finally:
+        await log.close()

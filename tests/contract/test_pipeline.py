@@ -79,11 +79,21 @@ async def test_streams(pipeline: Pipeline, key: str) -> None:
 
 
 async def test_a_newer_entry_survives_an_older_put(pipeline: Pipeline, key: str) -> None:
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5") == 1
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 4, "g-0 4 ONLINE 4") == 0
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5") is None
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 4, "g-0 4 ONLINE 4") == b"g-1 5 ONLINE 5"
     assert await pipeline.call("HGET", key, "phone") == b"g-1 5 ONLINE 5"
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 RECONNECTING 9") == 1
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 6, "g-2 6 ONLINE 6") == 1
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 RECONNECTING 9") == b"g-1 5 ONLINE 5"
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 6, "g-2 6 ONLINE 6") == b"g-1 5 RECONNECTING 9"
+    assert await pipeline.call("HGET", key, "phone") == b"g-2 6 ONLINE 6"
+
+
+async def test_a_pushed_command_tells_its_reply(pipeline: Pipeline, key: str) -> None:
+    heard: list[object] = []
+    pipeline.push("HSET", key, "a", "1", told=heard.append)
+    pipeline.push("NOT-A-COMMAND", told=heard.append)
+    pipeline.push("HGET", key, "a", told=heard.append)
+    await pipeline.call("HGET", key, "a")
+    assert heard == [1, b"1"]
 
 
 async def test_only_ones_own_entry_is_removed(pipeline: Pipeline, key: str) -> None:
@@ -97,7 +107,8 @@ async def test_only_ones_own_entry_is_removed(pipeline: Pipeline, key: str) -> N
 
 async def test_an_entry_nobody_understands_is_replaced(pipeline: Pipeline, key: str) -> None:
     await pipeline.call("HSET", key, "phone", "what is this")
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5") == 1
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5") == b"what is this"
+    assert await pipeline.call("HGET", key, "phone") == b"g-1 5 ONLINE 5"
 
 
 async def test_devices_are_counted_when_there_are_many(pipeline: Pipeline, key: str) -> None:

@@ -243,13 +243,18 @@ class Session:
         self._frame(_TEXT, body)
         self._ack_credit = min(self._ack_credit + 1, limits.UNACKED_PER_CONNECTION_MAX)
 
-    def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes) -> int:
+    def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes, retry: bool = False) -> int:
         self._check(lane, ident)
         if self.phase not in (RESUMING, LIVE):
             return FULL
         at = self._at[lane]
         if seq <= at:
-            if not self.blocked and any(one[0] == ident for one in self._window):
+            if self.blocked:
+                return WRITTEN
+            if any(one[0] == ident for one in self._window):
+                self._put(body)
+            elif retry and self.window_free():
+                self._window.append((ident, lane, seq))
                 self._put(body)
             return WRITTEN
         in_order = at >= 0 and prev <= at and self._want[lane] <= at

@@ -60,7 +60,9 @@ class App:
         if cursor:
             url += "&cursor=" + cursor_to_text(Cursor(self.epoch, self.at))
         self._socket = await connect(
-            url, subprotocols=[Subprotocol(SUBPROTOCOL)], additional_headers={"Authorization": f"Bearer {self._token}"}
+            url,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            additional_headers={"Authorization": f"Bearer {self._token}"},
         )
         self.owed = []
         self.welcome = await self.frame("welcome")

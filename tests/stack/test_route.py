@@ -137,6 +137,20 @@ async def test_without_an_ack_it_is_sent_again(
     assert (await status_becomes(system, tenant, ident, "DELIVERED")).count("DISPATCHED") >= 2
 
 
+async def test_a_lost_ack_is_asked_for_again_although_the_cursor_covers_it(
+    system: Settings, tenant: str, mint: Mint, upstream: Upstream
+) -> None:
+    app = await App(system, mint(tenant, "lou"), "phone").open()
+    ident = await upstream.send(tenant, "lou", "kept, ack lost")
+    assert (await app.notification(ack=False))["id"] == ident
+    await app.aclose()
+    await app.open(cursor=True)
+    assert app.owed == []
+    assert (await app.notification())["id"] == ident
+    await app.aclose()
+    await status_becomes(system, tenant, ident, "DELIVERED")
+
+
 async def test_an_expired_one_is_never_shown(system: Settings, tenant: str, mint: Mint, upstream: Upstream) -> None:
     ident = await upstream.send(tenant, "ida", "brief", ttl=1)
     assert (await status_becomes(system, tenant, ident, "EXPIRED"))[-1] == "EXPIRED"

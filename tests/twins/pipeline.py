@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any
 
 from gateway import presence
-from gateway.pipeline import Argument, PipelineError
+from gateway.pipeline import Argument, PipelineError, Told
 from notification.errors import Unavailable
 from notification.limits import PIPELINE_COMMANDS_MAX
 
@@ -90,11 +90,11 @@ class Store:
         assert count == b"1"
         if script == presence.PUT.encode():
             device, epoch, entry = arguments
-            held = re.match(rb"\S+ (\d+) ", self._hget(key, device) or b"")
-            if held is not None and int(held[1]) > int(epoch):
-                return 0
-            self._hset(key, device, entry)
-            return 1
+            held = self._hget(key, device)
+            newer = re.match(rb"\S+ (\d+) ", held or b"")
+            if newer is None or int(newer[1]) <= int(epoch):
+                self._hset(key, device, entry)
+            return held
         if script == presence.REMOVE.encode():
             device, ours = arguments
             return self._hdel(key, device) if (self._hget(key, device) or b"").startswith(ours) else 0
@@ -111,7 +111,7 @@ class MemoryPipeline:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: deque[tuple[Argument, ...]] = deque()
+        self._waiting: deque[tuple[tuple[Argument, ...], Told | None]] = deque()
         self._closed = False
 
     @property
@@ -124,10 +124,10 @@ class MemoryPipeline:
         self._catch_up()
         return len(self._waiting)
 
-    def push(self, *command: Argument) -> bool:
+    def push(self, *command: Argument, told: Told | None = None) -> bool:
         if len(self._waiting) >= PIPELINE_COMMANDS_MAX:
             return False
-        self._waiting.append(command)
+        self._waiting.append((command, told))
         self._catch_up()
         return True
 
@@ -143,7 +143,10 @@ class MemoryPipeline:
 
     def _catch_up(self) -> None:
         while self._waiting and self._store.up and not self._closed:
+            command, told = self._waiting.popleft()
             try:
-                self._store.run(self._waiting.popleft())
+                reply = self._store.run(command)
             except PipelineError:
-                continue  # nobody reads the reply of a pushed command; the real one logs it
+                continue  # nobody reads an error of a pushed command; the real one logs it
+            if told is not None:
+                told(reply)

@@ -81,6 +81,15 @@ class TestLanes:
         assert session.pending() == 0
         assert session.at()[LANE] == 2
 
+    def test_a_retry_below_the_cursor_asks_for_the_lost_ack(self, module: Any) -> None:
+        session = live(module, at=5)
+        assert session.offer(LANE, 4, 3, ident(4), b"four") == module.WRITTEN
+        assert session.pending() == 0  # a first send that the cursor covers
+        assert session.offer(LANE, 4, 3, ident(4), b"four", True) == module.WRITTEN
+        assert list(frames(session.take())) == [(TEXT, b"four")]
+        assert session.at()[LANE] == 5
+        assert session.ack(ident(4)) == (LANE, 4)
+
     def test_a_fill_skips_what_is_there(self, module: Any) -> None:
         session = live(module, at=5)
         assert session.fill(LANE, 5, 4, ident(5), b"five") is True
@@ -190,6 +199,7 @@ _STEPS = st.one_of(
     st.tuples(st.just("feed"), _OPCODES, _FINS, st.integers(0, 7), _PAYLOADS, st.just("now")),
     st.tuples(st.just("offer"), _LANES, _SEQS, _SEQS, _IDENTS, st.binary(max_size=140)),
     st.tuples(st.just("offer"), _LANES, st.just("next"), st.just("at"), _IDENTS, st.binary(max_size=140)),
+    st.tuples(st.just("offer"), _LANES, _SEQS, _SEQS, _IDENTS, st.binary(max_size=140), st.booleans()),
     st.tuples(st.just("fill"), _LANES, _SEQS, _SEQS, _IDENTS, st.binary(max_size=140)),
     st.tuples(st.just("advance"), _LANES, _SEQS),
     st.tuples(st.just("set_at"), _LANES, st.integers(-1, 6)),
