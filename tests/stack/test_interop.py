@@ -20,15 +20,23 @@ from tests.stack.route import status_becomes
 pytestmark = pytest.mark.stack
 
 TENANT = "demo"
+CODECS = ("gzip", "snappy", "lz4", "zstd")
 Produce = Callable[[Settings, str, bytes, bytes], None]
 
 
-def with_confluent_kafka(settings: Settings, topic: str, key: bytes, value: bytes) -> None:
+def with_confluent_kafka(settings: Settings, topic: str, key: bytes, value: bytes, codec: str = "none") -> None:
     failures = []
-    producer = Producer({"bootstrap.servers": settings.kafka_servers, "acks": "all"})
+    producer = Producer({"bootstrap.servers": settings.kafka_servers, "acks": "all", "compression.type": codec})
     producer.produce(topic, value, key, on_delivery=lambda error, _: failures.append(error) if error else None)
     assert producer.flush(20) == 0
     assert failures == []
+
+
+def with_codec(codec: str) -> Produce:
+    def produce(settings: Settings, topic: str, key: bytes, value: bytes) -> None:
+        with_confluent_kafka(settings, topic, key, value, codec)
+
+    return produce
 
 
 def with_kcat(settings: Settings, topic: str, key: bytes, value: bytes) -> None:
@@ -41,15 +49,19 @@ def with_kcat(settings: Settings, topic: str, key: bytes, value: bytes) -> None:
 
 @pytest.mark.parametrize(
     "produce",
-    [with_confluent_kafka, pytest.param(with_kcat, marks=pytest.mark.kafka)],
-    ids=["confluent-kafka", "kcat"],
+    [
+        with_confluent_kafka,
+        *map(with_codec, CODECS),
+        pytest.param(with_kcat, marks=pytest.mark.kafka),
+    ],
+    ids=["confluent-kafka", *CODECS, "kcat"],
 )
 @pytest.mark.parametrize("priority", ["high", "low"])
 async def test_a_foreign_event_reaches_a_foreign_client(system: Settings, produce: Produce, priority: str) -> None:
     user = f"user-{ids.new_uuid7()}"
     event = {
         "id": str(ids.new_uuid7()), "tenant_id": TENANT, "user_id": user, "type": "service", "ttl": 600,
-        "payload": {"title": "Größe ✓", "body": "from elsewhere"},
+        "payload": {"title": "Größe ✓", "body": "from elsewhere " * 50},
     }  # fmt: skip
     token = await asyncio.to_thread(issue, system, user)
     url = f"ws://127.0.0.1:{system.gateway_port}/ws/connect?device=foreign"
