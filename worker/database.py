@@ -38,6 +38,7 @@ AWAY: Final = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a link cut in the middle of an answer: asyncpg loses its place in the protocol
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.IdleInTransactionSessionTimeoutError,
@@ -102,7 +103,7 @@ async def connect_pool(settings: Settings, role: str, keys: bool = False) -> Poo
     async def connect() -> Pool:
         pool: Pool = await asyncpg.create_pool(
             dsn,
-            min_size=1,
+            min_size=0,  # no floor: asyncpg would log a traceback a second while PostgreSQL is away
             max_size=DATABASE_POOL_CONNECTIONS_MAX,
             command_timeout=DATABASE_COMMAND_DEADLINE_S,
             timeout=DATABASE_CONNECT_DEADLINE_S,
@@ -112,7 +113,12 @@ async def connect_pool(settings: Settings, role: str, keys: bool = False) -> Poo
                 "timezone": "UTC",
             },
         )
-        return pool
+        try:
+            async with pool.acquire():  # the first connection tells whether the server is there
+                return pool
+        except BaseException:
+            await pool.close()
+            raise
 
     place = urllib.parse.urlsplit(dsn)
     server = f"PostgreSQL at {place.hostname}:{place.port or 5432}"
