@@ -50,7 +50,7 @@ class ApacheKafka(Server):
         ]  # fmt: skip
         if not (logs / "meta.properties").exists():
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            await _run("kafka-storage format", [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id,
+            await _run("kafka-storage format", [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}",
                                                 "-c", str(properties)], self.log, STARTUP_DEADLINE_S)  # fmt: skip
         argv = [*java, "kafka.Kafka", str(properties)]
         return Child(self.title, argv, self.log, stop_s=SHUTDOWN_S, cwd=self.data)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -80,6 +81,8 @@ def listening(folder: Path, tenant: str) -> Iterator[Callable[..., subprocess.Po
         process = subprocess.Popen(
             command("listen", "--tenant", tenant, "--user", user, "--json", *more), cwd=folder, env=environment(),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # A background job of a shell ignores SIGINT and hands that down; a terminal's does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         started.append(process)
         return process
@@ -210,8 +213,6 @@ def test_an_unknown_notification_is_a_failure(herald: Herald, tenant: str) -> No
 def test_ctrl_c_ends_listening_quietly(
     listening: Callable[..., subprocess.Popen[str]], herald: Herald, tenant: str
 ) -> None:
-    import signal
-
     process = listening("zoe")
     herald("send", "--tenant", tenant, "--user", "zoe", "--title", "T", "--body", "B")
     assert process.stdout is not None
