@@ -50,8 +50,9 @@ class ApacheKafka(Server):
         ]  # fmt: skip
         if not (logs / "meta.properties").exists():
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            await _run("kafka-storage format", [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}",
-                                                "-c", str(properties)], self.log, STARTUP_DEADLINE_S)  # fmt: skip
+            # With "=": an id may begin with a dash.
+            argv = [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(properties)]
+            await _run("kafka-storage format", argv, self.log, STARTUP_DEADLINE_S)
         argv = [*java, "kafka.Kafka", str(properties)]
         return Child(self.title, argv, self.log, stop_s=SHUTDOWN_S, cwd=self.data)
 
