@@ -27,6 +27,7 @@ from notification.lifecycle import stop_event
 from notification.limits import RESTART_MS, RESTART_PAUSE_MS_MAX, STARTUP_DEADLINE_S
 from notification.settings import PREFIX, Settings
 from worker.migrate import migrate
+from worker.store import forget_positions
 
 
 class System:
@@ -81,9 +82,10 @@ class System:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s + RESTART_MS / 1000, RESTART_PAUSE_MS_MAX / 1000)
                 try:
-                    await part.start()
                     if part is self._servers.kafka:
-                        await create_topics(self._settings)
+                        await self._restart_kafka(self._servers.kafka)
+                    else:
+                        await part.start()
                     break
                 except HeraldError as error:
                     reason = error
@@ -93,7 +95,27 @@ class System:
             if any((self._settings.postgres, self._settings.redis, self._settings.nats, self._settings.kafka)):
                 shown.enter_context(self._steps.step("configured servers answer"))
                 await wait_for_servers(self._settings, self._startup_s)
-        await together(*(self._start_server(server) for server in self._servers.embedded))
+        servers = self._servers
+        if servers.kafka is None or not servers.kafka.forgets:
+            await together(*(self._start_server(server) for server in servers.embedded))
+            return
+        others = [one for one in (servers.redis, servers.nats) if one is not None]
+        await together(
+            self._start_postgres_then_kafka(servers.kafka), *(self._start_server(server) for server in others)
+        )
+
+    async def _start_postgres_then_kafka(self, kafka: Server) -> None:
+        """No record may come before the positions in the log that is gone have gone as well."""
+        if self._servers.postgres is not None:
+            await self._start_server(self._servers.postgres)
+        await forget_positions(self._settings)
+        await self._start_server(kafka)
+
+    async def _restart_kafka(self, kafka: Server) -> None:
+        if kafka.forgets:
+            await forget_positions(self._settings)
+        await kafka.start()
+        await create_topics(self._settings)
 
     async def _start_server(self, server: Server) -> None:
         with self._steps.step(f"{server.title} on port {server.port}"):

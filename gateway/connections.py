@@ -70,6 +70,7 @@ class Connections:
         self._count = 0
         self.draining = False
         commands.reauthenticated = self._reauthenticated
+        resume.release = self._release
 
     def count(self) -> int:
         """Open sockets past the upgrade, authenticated or not."""
@@ -92,7 +93,7 @@ class Connections:
     def message(self, connection: Connection, text: bytes) -> None:
         if connection.session.phase == AWAIT_AUTH:
             self._authenticate(connection, text)
-        elif connection.session.phase < CLOSING:
+        elif connection.session.phase < CLOSING and not self._resume.hold(connection, text):
             self._commands.handle(connection, text)
 
     def writable(self, connection: Connection) -> None:
@@ -185,6 +186,11 @@ class Connections:
             self._resume.begin(connection, cursor)
             return
         connection.close(Closes.DRAIN.code, Closes.DRAIN.reason)
+
+    def _release(self, connection: Connection, held: list[bytes]) -> None:
+        for text in held:
+            if connection.session.phase < CLOSING:
+                self._commands.handle(connection, text)
 
     def _reauthenticated(self, connection: Connection, identity: Identity) -> None:
         connection.session.token_expiry_ms = _monotonic_ms(identity.expiry_s)

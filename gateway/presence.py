@@ -69,7 +69,8 @@ class _Away(NamedTuple):
 class Presence:
     """The entries of one gateway process.
 
-    `rival` hears of a connection whose device is online at another process: (connection, the entry there).
+    `shown` hears of each connection whose entry had been missing and was written anew; `rival` of a connection
+    whose device is online at another process: (connection, the entry there).
     """
 
     def __init__(self, pipeline: Pipeline, registry: Registry[Connection], gateway_id: str) -> None:
@@ -80,6 +81,7 @@ class Presence:
         self._gone: deque[tuple[str, str, int]] = deque(maxlen=PIPELINE_COMMANDS_MAX)  # removals Redis missed
         self._born: bytes | None = None
         self._stale = False  # a write was skipped while Redis was away
+        self.shown: Callable[[Connection], None] = _nobody_looks
         self.rival: Callable[[Connection, Entry], None] = _nobody_cares
 
     def online(self, connection: Connection) -> None:
@@ -153,6 +155,7 @@ class Presence:
         connections = self._registry.connections()
         for connection in connections:
             self.online(connection)
+            self.shown(connection)
         for away in self._away:
             self._put(away.tag, away.device, away.epoch, PresenceState.RECONNECTING, away.since_ms)
         if connections or self._away:
@@ -178,3 +181,7 @@ class Presence:
 
 def _nobody_cares(connection: Connection, entry: Entry) -> None:
     """Until somebody is told of rivals."""
+
+
+def _nobody_looks(connection: Connection) -> None:
+    """Until somebody is told who was missing."""

@@ -59,6 +59,7 @@ class Gateway:
         self._presence = Presence(pipeline, self.registry, gateway_id)
         self._outbound = Outbound(pipeline, bus, gateway_id)
         self._resume = Resume(bus, self.edge, self._presence, clock)
+        self._presence.shown = self._resume.look
         self._commands = Commands(bus, self.edge, self._outbound, self._resume)
         self.connections = Connections(
             self.registry, self.edge, self._presence, self._outbound, self._resume, self._commands, self._timers

@@ -8,6 +8,7 @@ import asyncio
 import heapq
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -30,6 +31,7 @@ from notification.limits import (
     FILL_RETRY_MS_MAX,
     FILLS_IN_FLIGHT_MAX,
     HEARTBEAT_MS,
+    HELD_BYTES_MAX,
     INBOX_DEADLINE_MS,
     UNACKED_PER_CONNECTION_MAX,
     WRITE_BUFFER_BYTES_MAX,
@@ -49,10 +51,12 @@ _RETRY: Final = 3  # no answer, or no progress: ask again later
 
 
 class Job:
-    """What one connection still owes. `first`: no reply yet; `recovered`: what `resumed` will say."""
+    """What one connection still owes. `first`: no reply yet; `recovered`: what `resumed` will say; `held`: frames
+    of the client that came before its welcome."""
 
     __slots__ = (
-        "connection", "cursor", "first", "queued", "recovered", "resumed", "retry_ms", "since_ms", "welcomed",
+        "connection", "cursor", "first", "held", "held_bytes", "queued", "recovered", "resumed", "retry_ms",
+        "since_ms", "welcomed",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, cursor: Cursor | None, live: bool, since_ms: int) -> None:
@@ -64,6 +68,8 @@ class Job:
         self.recovered = True
         self.queued = False
         self.retry_ms = FILL_RETRY_MS
+        self.held: list[bytes] = []
+        self.held_bytes = 0
         self.since_ms = since_ms
 
 
@@ -80,6 +86,28 @@ class Resume:
         self._later: list[tuple[int, int, Job]] = []  # heap by (due_ms, number)
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        # Called with a connection's held frames once its welcome is queued.
+        self.release: Callable[[Connection, list[bytes]], None] = _nobody
+
+    def hold(self, connection: Connection, text: bytes) -> bool:
+        """Keep a client's frame until its welcome; False: it has it already. Too many bytes close 4429."""
+        job = connection.state
+        if not isinstance(job, Job) or job.welcomed:
+            return False
+        job.held_bytes += len(text)
+        if job.held_bytes > HELD_BYTES_MAX:
+            job.held.clear()
+            connection.close(Closes.TOO_FAST.code, Closes.TOO_FAST.reason)
+        else:
+            job.held.append(text)
+        return True
+
+    def look(self, connection: Connection) -> None:
+        """Presence could not show this connection for a while: fetch what was parked meanwhile."""
+        if connection.state is None and connection.is_open():
+            job = Job(connection, None, live=True, since_ms=now_ms())
+            connection.state = job
+            self._enqueue(job)
 
     def begin(self, connection: Connection, cursor: Cursor | None) -> None:
         """A connection was authenticated: everything up to `resumed` follows from here."""
@@ -271,6 +299,9 @@ class Resume:
         welcome = Welcome(session.session_id, session.client_id, HEARTBEAT_MS // 1_000, epoch, recovered)
         session.send(encode(welcome))
         telemetry.CONNECT_SECONDS.observe((now_ms() - connection.opened_ms) / 1_000)
+        held, job.held = job.held, []
+        if held:
+            self.release(connection, held)
 
     def _welcome_pending(self, job: Job) -> None:
         """The inbox is away. A cursor of the current log lets live items flow where nothing is missing."""
@@ -292,3 +323,7 @@ def welcomed(connection: Connection) -> bool:
     """Has the connection its welcome? Nothing else may come before it."""
     state = connection.state
     return not isinstance(state, Job) or state.welcomed
+
+
+def _nobody(connection: Connection, held: list[bytes]) -> None:
+    """Until somebody takes held frames."""

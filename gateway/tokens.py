@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import jwt
 import msgspec
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -112,7 +113,7 @@ def _prepare(key: EdgeKey) -> PublicKey | None:
         return key.key if len(key.key) >= _HMAC_BYTES_MIN else None
     try:
         material = load_pem_public_key(key.key)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         return None
     if key.algorithm == "RS256" and isinstance(material, RSAPublicKey):
         return material if material.key_size >= _RSA_BITS_MIN else None

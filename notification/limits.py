@@ -113,6 +113,7 @@ EDGE_REFRESH_MS_MIN: Final = 1_000  # an unknown issuer asks for a newer snapsho
 FILLS_IN_FLIGHT_MAX: Final = 32  # requests of one gateway process to role inbox for owed items
 FILL_RETRY_MS: Final = 1_000  # first wait after a fill failed; doubles, with jitter
 FILL_RETRY_MS_MAX: Final = 8_000
+HELD_BYTES_MAX: Final = 32_768  # client frames that came before the welcome, per connection
 COMMANDS_IN_FLIGHT_MAX: Final = 64  # state and page requests of one process; above it the answer is busy
 REDIS_REPLY_MS_MAX: Final = 2_000  # a pipeline without an answer for this long reconnects
 REDIS_RETRY_MS: Final = 100  # first wait before reconnecting; doubles
@@ -158,6 +159,7 @@ assert sum(LANE_WEIGHTS) == 100
 assert min(LANE_WEIGHTS) >= LANE_FLOOR_PERCENT
 assert FILL_ITEMS_MAX <= UNACKED_PER_CONNECTION_MAX
 assert BUS_REQUEST_TIMEOUT_MS < ACK_DUE_MS
+assert FRAME_BYTES_MAX <= HELD_BYTES_MAX
 assert FILLS_IN_FLIGHT_MAX <= INBOX_IN_FLIGHT_MAX
 assert DRAIN_LISTEN_MS < DRAIN_WINDOW_MS
 assert SWEEP_CLAIM_MS > ACK_DUE_MS > 2 * BUS_REQUEST_TIMEOUT_MS

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import asyncpg
 import structlog
 
 from notification.limits import DISPATCH_BATCH_ITEMS_MAX, DISPATCH_BATCHES_IN_FLIGHT_MAX
@@ -41,7 +40,7 @@ class Dispatcher:
             await self._router.send(sendings)
         except AWAY as error:
             _log.warning("outcomes_not_written", items=len(sendings), error=type(error).__name__)
-        except asyncpg.PostgresError:
+        except Exception:  # whatever it is: the rows are due again, and the next batch must go on
             _log.exception("outcomes_not_written", items=len(sendings))
         finally:
             self._room.release()

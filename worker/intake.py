@@ -1,14 +1,16 @@
 """Intake: Kafka to PostgreSQL. Poll, admit, store, hand on; the position moves in the storing transaction.
 
 There is one answer to every fault that is not the record's own (PostgreSQL or Kafka away, another worker owns
-the partition): give the batch up, wait, take the positions from PostgreSQL again and read on from there. Nothing
-is lost because only a committed transaction moves a position; what is read twice is left out by the store.
+the partition, a key or a right is missing): give the batch up, wait, take the positions from PostgreSQL again and
+read on from there. Nothing is lost because only a committed transaction moves a position; what is read twice is
+left out by the store.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import asyncpg
 import structlog
 
 from notification import telemetry
@@ -18,13 +20,24 @@ from worker import dead_letters, outage
 from worker.admission import Admitted, Reason, Rejection, admit
 from worker.database import is_away
 from worker.dead_letters import Dead
-from worker.log import EventLog, Partition, Record
+from worker.log import Bounds, EventLog, Partition, Record
 from worker.store import Fenced, Move, Rejected, Store, StoredNotification
 
 _log = structlog.get_logger("intake")
 
 # Takes what has been stored, in Kafka order; what it cannot take waits in PostgreSQL for its due_at.
 OnStored = Callable[[list[StoredNotification]], None]
+# What a record itself can cause while it is handled. Anything else (keys that do not open, a right or a table that
+# is missing) would hit every record, and giving them all up would lose what is good.
+_OF_RECORD = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    ValueError,  # with UnicodeError
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
 # The database's time in Unix ms, for records that the broker does not stamp.
 NowMs = Callable[[], int]
 
@@ -38,6 +51,8 @@ class Intake:
         self._on_stored = on_stored
         self._now_ms = now_ms
         self._expected: dict[Partition, int] = {}
+        # (end, expected) of partitions whose log reaches farther than the broker says.
+        self._verified: dict[Partition, tuple[int, int]] = {}
         self._check_at_s = 0.0
         self._paused = False
         self._stop = asyncio.Event()
@@ -103,8 +118,8 @@ class Intake:
         """The batch at once; where something in it breaks the storing, record by record."""
         try:
             await self._take(records)
-        except Exception as error:  # what is not an outage is a fault of some record, or of ours
-            if _is_outage(error):
+        except Exception as error:  # narrowed at once: a fault of some record, or it goes on up
+            if not _is_of_record(error):
                 raise
             _log.error("batch_failed", error=outage.origin(error), records=len(records))
             for record in records:
@@ -116,7 +131,7 @@ class Intake:
             try:
                 await self._take([record])
             except Exception as error:  # see _take_all
-                if _is_outage(error):
+                if not _is_of_record(error):
                     raise
                 _log.error(
                     "record_failed", error=outage.origin(error), **record.place._asdict(), offset=record.offset
@@ -175,17 +190,19 @@ class Intake:
         if new:
             await self._store.begin(new)
             positions |= await self._store.positions(new)
-        went_back = [
-            partition
-            for partition, (_, end, committed) in bounds.items()
-            if committed is not None and positions[partition] < committed <= end
-        ]
+            if partitions - positions.keys():
+                raise Fenced("positions were deleted while they were taken")
+        self._verified.clear()
+        ahead = {
+            p: b.committed for p, b in bounds.items() if b.committed is not None and positions[p] < b.committed
+        }
+        went_back = ahead.keys() - await self._too_short(bounds, ahead)
         if went_back:
             epoch = await self._store.raise_epoch()
             _log.error("database_went_back", partitions=len(went_back), epoch=epoch)
             # Or each rebalance would find the same again.
             await self._log.commit({partition: positions[partition] for partition in went_back})
-        new_logs = {p: bounds[p].first for p in partitions if bounds[p].end < positions[p]}
+        new_logs = {p: bounds[p].first for p in await self._too_short(bounds, positions)}
         if new_logs:
             for partition in new_logs:
                 self._say_new_log(partition, positions[partition])
@@ -198,14 +215,36 @@ class Intake:
         _log.info("partitions_placed", count=len(partitions))
 
     async def _check(self) -> None:
-        """A broker may be exchanged for an empty one while we run: a fetch past its end says nothing."""
+        """A broker may be exchanged for an empty one while we run: a fetch past its end says nothing.
+
+        Positions may be moved or deleted while nothing comes: what would be fenced then is placed anew now.
+        """
         self._check_at_s = time.monotonic() + LOG_CHECK_MS / 1000
         placed = self._log.placed()
         if not placed:
             return
+        expected = {partition: self._expected[partition] for partition in placed}
         bounds = await self._log.bounds(placed)
-        if any(bounds[partition].end < self._expected[partition] for partition in placed):
+        if await self._too_short(bounds, expected) or await self._store.positions(placed) != expected:
             self._log.displace()
+
+    async def _too_short(
+        self, bounds: Mapping[Partition, Bounds], positions: Mapping[Partition, int]
+    ) -> set[Partition]:
+        """The partitions that hold less than what was read before these positions: their log is another one.
+
+        That the broker says so is a suspicion only (see Bounds): the log itself is read then.
+        """
+        suspects = {
+            p: position
+            for p, position in positions.items()
+            if bounds[p].end < position and self._verified.get(p) != (bounds[p].end, position)
+        }
+        if not suspects:
+            return set()
+        held = await self._log.holds({p: position - 1 for p, position in suspects.items()})
+        self._verified.update({p: (bounds[p].end, suspects[p]) for p in held})
+        return suspects.keys() - held
 
     def _say_new_log(self, partition: Partition, position: int) -> None:
         telemetry.LOG_RESTARTED.inc()
@@ -215,6 +254,11 @@ class Intake:
 def _is_outage(error: BaseException) -> bool:
     """A server is away, or another worker has the partition: nothing is wrong with the records."""
     return isinstance(error, Unavailable | Fenced) or is_away(error)
+
+
+def _is_of_record(error: BaseException) -> bool:
+    """A fault that the record can have caused: it counts towards giving the record up."""
+    return isinstance(error, _OF_RECORD) and not _is_outage(error)
 
 
 def _reason(error: BaseException) -> str:

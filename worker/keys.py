@@ -8,11 +8,11 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from notification.errors import SettingsError
+from notification.errors import CryptoError, SettingsError
 from notification.limits import KEY_CACHE_ENTRIES_MAX
 from notification.settings import Settings
 from worker import crypto
-from worker.database import Pool, show_tenants, tenant_transaction
+from worker.database import Pool, show_tenants, tenant_ids, tenant_transaction
 
 FIRST_VERSION: Final = 1
 User = tuple[str, str]  # tenant, user
@@ -20,6 +20,9 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _TENANT_KEYS: Final = "SELECT tenant_id, wrapped_key, key_version FROM tenants WHERE tenant_id = ANY($1)"
+_ANY_TENANT_KEY: Final = (
+    "SELECT tenant_id, wrapped_key, key_version FROM tenants ORDER BY created_at, tenant_id LIMIT 1"
+)
 _USER_KEYS: Final = (
     "SELECT DISTINCT ON (tenant_id, entity_id) tenant_id, entity_id, key_version, wrapped_key FROM user_keys "
     "JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, entity_id) USING (tenant_id, entity_id) "
@@ -73,6 +76,25 @@ def master_key(settings: Settings) -> bytes:
     if len(key) != crypto.KEY_BYTES:
         raise SettingsError(f"secret file {settings.secrets_path / 'master.key'} must hold 64 hexadecimal digits")
     return key
+
+
+async def verify_master_key(settings: Settings, master: bytes, pool: Pool) -> None:
+    """Open one tenant's key with it; without a tenant any key is right. Raises SettingsError: another master key.
+
+    `pool` is of a role that reads tenants.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        await show_tenants(connection, await tenant_ids(connection))
+        row = await connection.fetchrow(_ANY_TENANT_KEY)
+    if row is None:
+        return
+    try:
+        crypto.open_seal(master, row["wrapped_key"], crypto.tenant_key_aad(row["tenant_id"], row["key_version"]))
+    except CryptoError as error:
+        raise SettingsError(
+            f"secret file {settings.secrets_path / 'master.key'} is not the master key that the tenants of this "
+            "database were made with: put the right one back (another one opens none of their keys)"
+        ) from error
 
 
 def new_tenant_key(master: bytes, tenant: str) -> bytes:

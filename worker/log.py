@@ -5,6 +5,7 @@ has called `place` with the position from PostgreSQL. Kafka's own commits follow
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
@@ -57,7 +58,10 @@ class Record(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """What a partition holds: offsets first <= offset < end; `committed` is the group's commit, if any."""
+    """What a broker says of a partition: offsets first <= offset < end; `committed` is the group's commit, if any.
+
+    `end` may be too low: the embedded broker counts the last batch as one record. EventLog.holds knows better.
+    """
 
     first: int
     end: int
@@ -94,6 +98,12 @@ class EventLog(Protocol):
 
     async def bounds(self, partitions: Iterable[Partition]) -> dict[Partition, Bounds]:
         """What each of these partitions holds. Raises LogAway, also for a topic that is gone."""
+
+    async def holds(self, offsets: Mapping[Partition, int]) -> set[Partition]:
+        """The partitions that have a record at this offset, or a later one: read, whatever `bounds` says.
+
+        Raises LogAway. What is read elsewhere is not disturbed.
+        """
 
     def place(self, offsets: Mapping[Partition, int]) -> None:
         """Read these partitions from these offsets on; one that was lost meanwhile is left out."""
@@ -217,6 +227,33 @@ class KafkaLog:
             Partition(*tp): Bounds(firsts[tp], ends[tp], commit) for tp, commit in zip(tps, commits, strict=True)
         }
 
+    async def holds(self, offsets: Mapping[Partition, int]) -> set[Partition]:
+        wanted = {TopicPartition(*partition): offset for partition, offset in offsets.items()}
+        # Of no group, and not the one we read with: that one's place and what it has fetched stay as they are.
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._servers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            request_timeout_ms=KAFKA_REQUEST_DEADLINE_MS,
+            fetch_max_wait_ms=self._fetch_wait_ms,
+        )
+        try:
+            async with asyncio.timeout(KAFKA_REQUEST_DEADLINE_MS / 1000):
+                await consumer.start()
+                consumer.assign(list(wanted))
+                firsts = await consumer.beginning_offsets(list(wanted))
+                ends = await consumer.end_offsets(list(wanted))
+            # The end is where the last record or, embedded, the last batch begins, plus one: read from there.
+            filled = {tp: min(offset, ends[tp] - 1) for tp, offset in wanted.items() if firsts[tp] < ends[tp]}
+            for tp, offset in filled.items():
+                consumer.seek(tp, offset)
+            lasts = await _last_offsets(consumer, set(filled))
+        except (KafkaError, TimeoutError) as error:
+            raise LogAway(f"Kafka does not tell what its partitions hold: {type(error).__name__}") from error
+        finally:
+            await _stop(consumer)
+        return {Partition(*tp) for tp, last in lasts.items() if last >= wanted[tp]}
+
     def place(self, offsets: Mapping[Partition, int]) -> None:
         assert self._consumer is not None
         for partition, offset in offsets.items():
@@ -326,6 +363,16 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._placed.clear()
         _log.info("partitions_assigned", count=len(assigned))
+
+
+async def _last_offsets(consumer: AIOKafkaConsumer, partitions: set[TopicPartition]) -> dict[TopicPartition, int]:
+    """The last offset of the first fetch of each partition; one that gives no record in time is left out."""
+    lasts: dict[TopicPartition, int] = {}
+    deadline_s = time.monotonic() + KAFKA_REQUEST_DEADLINE_MS / 1000
+    while (left := partitions - lasts.keys()) and (wait_s := deadline_s - time.monotonic()) > 0:
+        batches = await consumer.getmany(*left, timeout_ms=int(wait_s * 1000))
+        lasts |= {tp: records[-1].offset for tp, records in batches.items() if records}
+    return lasts
 
 
 async def _stop(part: AIOKafkaConsumer | AIOKafkaProducer) -> None:

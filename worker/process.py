@@ -1,6 +1,7 @@
 """The worker process: the one place where its parts are made and wired together.
 
-Start: every server is waited for, up to STARTUP_DEADLINE_S, all at the same time; then the roles begin to serve.
+Start: PostgreSQL is waited for and tells whether the master key is its own; then the other servers, all at the same
+time, each up to STARTUP_DEADLINE_S; then the roles begin to serve.
 Stop, role by role: what takes work in (intake, sweeper), then the dispatch queue drains, then the connections.
 """
 
@@ -30,7 +31,7 @@ from worker.dispatch import Dispatcher
 from worker.edge import Edge
 from worker.inbox import Inbox
 from worker.intake import Intake
-from worker.keys import KeyRing, master_key
+from worker.keys import KeyRing, master_key, verify_master_key
 from worker.log import KafkaLog
 from worker.outage import until_up
 from worker.partitions import Partitions, keep_ahead, make_ahead
@@ -138,6 +139,17 @@ async def _await(one: Awaitable[Any]) -> Any:
     return await one
 
 
+async def _connect_database(settings: Settings, role: str, master: bytes) -> Pool:
+    """The role's pool, once the master key has opened a tenant's key. Raises Unavailable, SettingsError."""
+    pool = await connect_pool(settings, role)
+    try:
+        await verify_master_key(settings, master, pool)
+    except BaseException:
+        await _close(pool)
+        raise
+    return pool
+
+
 async def _connect_redis(settings: Settings) -> "Redis":
     """A Redis client that has answered once. Raises Unavailable."""
     deadline_s = REDIS_REPLY_MS_MAX / 1000
@@ -184,8 +196,9 @@ class _Dispatch(Role):
     async def make(cls, settings: Settings, master: bytes) -> Role:
         """Connect everything. Raises Unavailable, SettingsError."""
         log = KafkaLog(settings.kafka_servers, fetch_wait_ms=settings.kafka_fetch_wait_ms)
-        pool, keys_pool, bus, redis, _ = await _together([
-            connect_pool(settings, "dispatch"), connect_pool(settings, "dispatch", keys=True),
+        pool = await _connect_database(settings, "dispatch", master)
+        keys_pool, bus, redis, _ = await _together([
+            connect_pool(settings, "dispatch", keys=True),
             NatsBus.connect(settings.nats_url, "herald-dispatch"), _connect_redis(settings), log.start(),
         ])  # fmt: skip
         role = cls(pool, keys_pool, bus, redis, log, master)
@@ -268,8 +281,9 @@ class _Inbox(Role):
     @classmethod
     async def make(cls, settings: Settings, master: bytes) -> Role:
         """Connect everything. Raises Unavailable, SettingsError."""
-        pool, keys_pool, bus, redis = await _together([
-            connect_pool(settings, "inbox"), connect_pool(settings, "inbox", keys=True),
+        pool = await _connect_database(settings, "inbox", master)
+        keys_pool, bus, redis = await _together([
+            connect_pool(settings, "inbox", keys=True),
             NatsBus.connect(settings.nats_url, "herald-inbox"), _connect_redis(settings),
         ])  # fmt: skip
         role = cls(pool, keys_pool, bus, redis, master)

@@ -7,6 +7,7 @@ stored already, number the rest, insert rows and history. Dead letters are ackno
 
 import dataclasses
 import time
+import urllib.parse
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -18,13 +19,20 @@ import msgspec
 from notification import frames, telemetry
 from notification.codes import LANE_NAMES, RANKS, Lane, Status, StatusCode
 from notification.errors import HeraldError, Unavailable
-from notification.limits import ACK_DUE_MS
+from notification.limits import (
+    ACK_DUE_MS,
+    DATABASE_COMMAND_DEADLINE_S,
+    DATABASE_CONNECT_DEADLINE_S,
+    STARTUP_DEADLINE_S,
+)
 from notification.names import PRIORITIES, user_tag
+from notification.settings import Settings
 from worker import crypto
 from worker.admission import Admitted, Reason, Rejection
-from worker.database import Connection, Pool, tenant_transaction
+from worker.database import AWAY, Connection, Pool, tenant_transaction
 from worker.keys import KeyRing, User, UserKey
 from worker.log import Partition
+from worker.outage import until_up
 from worker.partitions import Partitions, day_of
 
 _MOVE: Final = """
@@ -89,6 +97,7 @@ _BEGIN: Final = """
 INSERT INTO positions (topic, partition, next_offset)
 SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[]) ON CONFLICT DO NOTHING
 """
+_FORGET: Final = "DELETE FROM positions"
 # At least the clock, so that an epoch of a restored database never repeats one given out before.
 _RAISE_EPOCH: Final = """
 UPDATE log_state SET epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint) RETURNING epoch
@@ -309,6 +318,26 @@ class Store:
             )  # fmt: skip
             rows.append(_Row(event, notification, keys[event.tenant, event.user], rev, status, code, due_ms))
         return rows
+
+
+async def forget_positions(settings: Settings) -> None:
+    """As the owner: every partition begins at its log's first offset. For a Kafka that has forgotten all.
+
+    A worker that runs is fenced by it. A database without tables has nothing to forget. Raises Unavailable.
+    """
+
+    async def delete() -> None:
+        owner = await asyncpg.connect(settings.postgres_dsn, timeout=DATABASE_CONNECT_DEADLINE_S)
+        try:
+            await owner.execute(_FORGET, timeout=DATABASE_COMMAND_DEADLINE_S)
+        finally:
+            await owner.close()
+
+    place = urllib.parse.urlsplit(settings.postgres_dsn)
+    try:
+        await until_up(delete, f"PostgreSQL at {place.hostname}:{place.port or 5432}", AWAY, STARTUP_DEADLINE_S)
+    except (asyncpg.InvalidCatalogNameError, asyncpg.UndefinedTableError):  # not migrated yet
+        return
 
 
 def _first_status(event: Admitted, now_ms: int) -> tuple[Status, StatusCode, int | None]:

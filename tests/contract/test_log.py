@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,12 +29,13 @@ class World(Protocol):
 
     def log(self) -> EventLog: ...
     async def produce(self, partition: Partition, *values: bytes | None, key: bytes | None = None) -> None: ...
+    async def produce_batch(self, partition: Partition, *values: bytes) -> None: ...
     async def dead(self) -> list[DeadLetter]: ...
 
 
 class MemoryWorld:
     def __init__(self) -> None:
-        self.broker = MemoryBroker()
+        self.broker = MemoryBroker(counts_batches=True)
 
     def log(self) -> EventLog:
         return MemoryLog(self.broker)
@@ -41,6 +43,9 @@ class MemoryWorld:
     async def produce(self, partition: Partition, *values: bytes | None, key: bytes | None = None) -> None:
         for value in values:
             self.broker.produce(partition.topic, value, key, partition.partition)
+
+    async def produce_batch(self, partition: Partition, *values: bytes) -> None:
+        self.broker.produce_batch(partition.topic, values, b"k", partition.partition)
 
     async def dead(self) -> list[DeadLetter]:
         return self.broker.dead
@@ -58,6 +63,14 @@ class KafkaWorld:
         async with AIOKafkaProducer(bootstrap_servers=self.servers, acks="all") as producer:
             for value in values:
                 await producer.send_and_wait(partition.topic, value, key, partition=partition.partition)
+
+    async def produce_batch(self, partition: Partition, *values: bytes) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=self.servers, acks="all") as producer:
+            batch = producer.create_batch()
+            for value in values:
+                assert batch.append(key=b"k", value=value, timestamp=None) is not None
+            batch.close()
+            await (await producer.send_batch(batch, partition.topic, partition=partition.partition))
 
     async def dead(self) -> list[DeadLetter]:
         async with AIOKafkaConsumer(
@@ -184,6 +197,31 @@ async def test_bounds_and_commits(world: World, log: EventLog) -> None:
     assert (await log.bounds([HIGH]))[HIGH].committed == before[HIGH].end
 
 
+async def test_what_a_log_holds_is_read_from_it(world: World, log: EventLog) -> None:
+    """Whatever the broker's end is: the embedded one counts a batch as one record."""
+    first = (await place_at_end(log))[MEDIUM].end
+    for count in (3, 5):
+        await world.produce_batch(MEDIUM, *[b"x"] * count)
+    records = await poll(log, 8)
+    first = records[0].offset
+    assert [r.offset for r in records] == list(range(first, first + 8))
+    assert (await log.bounds([MEDIUM]))[MEDIUM].end <= first + 8
+    for offset in (first, first + 2, first + 3, first + 7):
+        assert await log.holds({MEDIUM: offset}) == {MEDIUM}
+    for offset in (first + 8, first + 100):
+        assert await log.holds({MEDIUM: offset}) == set()
+    await world.produce(MEDIUM, b"next")  # our place in the log is where it was
+    assert [r.offset for r in await poll(log, 1)] == [first + 8]
+    assert await log.holds({MEDIUM: first + 8, LOW: 10_000}) == {MEDIUM}
+
+
+async def test_an_empty_log_holds_nothing_and_says_so_at_once(world: World, log: EventLog) -> None:
+    empty = Partition(LOW.topic, 1)
+    began_s = time.monotonic()
+    assert await log.holds({empty: 4}) == set()
+    assert time.monotonic() - began_s < 2
+
+
 async def test_a_dead_letter_is_there_unchanged_once_buried(world: World, log: EventLog) -> None:
     marker = secrets.token_bytes(8)
     letters = [
@@ -208,6 +246,8 @@ async def test_a_kafka_that_is_away_is_said(tmp_path: Path) -> None:
     try:
         with pytest.raises(LogAway):
             await log.bounds([HIGH])
+        with pytest.raises(LogAway):
+            await log.holds({HIGH: 0})
         with pytest.raises(LogAway):
             await log.bury([DeadLetter(None, b"x", [])])
         await log.commit({HIGH: 0})

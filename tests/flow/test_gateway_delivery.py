@@ -1,6 +1,7 @@
 """From a worker's batch to a client and its ack back: resume, gaps, windows, devices, commands."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
@@ -365,3 +366,48 @@ async def test_a_slow_reader_waits_in_the_log(world: World) -> None:
             frames.append(frame)
             if len(frames) % 50 == 0:
                 await app.say(t="ack", upto=frame["id"])
+
+
+async def test_what_was_parked_while_presence_was_away_follows(world: World) -> None:
+    """A worker that found no entry has parked it; the entry is back, and nobody would send it again."""
+    async with world.client("ann", device="phone") as phone:
+        await phone.read("resumed")
+        world.log.add("ann")
+        await phone.silent()
+        world.store.flush()
+        assert (await phone.read("n", limits.PRESENCE_REBUILD_MS / 1_000))["seq"] == 1
+
+
+@contextlib.asynccontextmanager
+async def slow_inbox(world: World) -> AsyncIterator[asyncio.Event]:
+    """An inbox that answers fills once the event is set."""
+    go = asyncio.Event()
+
+    async def answer(subject: str, payload: bytes) -> bytes:
+        await go.wait()
+        return await world._answer(subject, payload)
+
+    await world.stop_inbox()
+    await world.bus().serve(names.INBOX_RESUME, answer)
+    try:
+        yield go
+    finally:
+        go.set()
+
+
+async def test_nothing_comes_before_the_welcome(world: World) -> None:
+    """Frames that a client sends at once are answered, after its welcome."""
+    async with slow_inbox(world) as go, world.client("ann", device="phone", raw=True) as phone:
+        await phone.say(t="ping")
+        await phone.say(t="page", limit=0)
+        await phone.silent()
+        go.set()
+        assert [(await phone.next())["t"] for _ in range(3)] == ["welcome", "pong", "error"]
+        await phone.read("resumed")
+
+
+async def test_too_much_before_the_welcome_closes(world: World) -> None:
+    async with slow_inbox(world), world.client("ann", device="phone", raw=True) as phone:
+        for _ in range(3):
+            await phone.say(t="ack", ids=["x" * 15_000])
+        assert await phone.closed() == 4429

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import secrets
 import time
@@ -18,9 +19,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from devstack.ports import free_ports
 from devstack.servers import Server
 from devstack.topics import create_topics
-from notification import names
+from notification import names, telemetry
 from notification.ids import new_uuid7
-from notification.limits import PAYLOAD_BYTES_MAX
+from notification.limits import LOG_CHECK_MS, PAYLOAD_BYTES_MAX
 from notification.settings import Settings
 from tests.conftest import kafka_kind
 from tests.stack.proxy import Proxy
@@ -31,7 +32,7 @@ from worker.keys import KeyRing, master_key, new_tenant_key
 from worker.log import KafkaLog, Partition
 from worker.migrate import migrate
 from worker.partitions import Partitions
-from worker.store import Store, StoredNotification
+from worker.store import Store, StoredNotification, forget_positions
 
 pytestmark = pytest.mark.stack
 
@@ -80,6 +81,15 @@ class Site:
         await self.kafka.start()
         await create_topics(self.settings)
 
+    @property
+    def forgets(self) -> bool:
+        return kafka_kind().forgets
+
+    @property
+    def direct_settings(self) -> Settings:
+        """Around the proxy."""
+        return dataclasses.replace(self.settings, postgres=self.direct)
+
     async def stop_kafka(self) -> None:
         assert self.kafka is not None
         await self.kafka.stop()
@@ -100,11 +110,12 @@ class Site:
         return (await self.sql("SELECT count(*) AS n FROM notifications"))[0]["n"]
 
     @contextlib.asynccontextmanager
-    async def worker(self) -> AsyncIterator[Intake]:
+    async def worker(self, master: bytes | None = None) -> AsyncIterator[Intake]:
         """A running intake; leaving drains it."""
+        master = master or master_key(self.settings)
         pool = await connect_pool(self.settings, "dispatch")
         keys_pool = await connect_pool(self.settings, "dispatch", keys=True)
-        store = Store(pool, KeyRing(master_key(self.settings), pool, keys_pool), Partitions(pool))
+        store = Store(pool, KeyRing(master, pool, keys_pool), Partitions(pool))
         log = KafkaLog(self.settings.kafka_servers)
         intake = Intake(log, store, self.ready.extend, lambda: time.time_ns() // 1_000_000)
         await intake.start()
@@ -287,6 +298,74 @@ async def test_a_kafka_that_restarts_is_read_on(site: Site) -> None:
     assert sorted(row["seq"] for row in await site.sql("SELECT seq FROM notifications")) == [1, 2, 3, 4, 5]
 
 
+async def test_records_that_came_as_one_batch_are_read_once(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    """The embedded broker counts a batch as one record: its end is then below our position."""
+    place = Partition(names.TOPICS[0], 0)
+    restarts = telemetry.LOG_RESTARTED._value.get()
+    async with site.worker():
+        producer = confluent_kafka.Producer({"bootstrap.servers": site.settings.kafka_servers, "linger.ms": 200})
+        for number in range(25):
+            value = b"not JSON" if number % 5 == 4 else json.dumps(an_event()).encode()
+            producer.produce(place.topic, value, f"{TENANT}:u1", partition=place.partition)
+        assert producer.flush(10) == 0
+        await until(lambda: _is(site.count, 20))
+        for _ in range(3):
+            await asyncio.sleep(2.5 * LOG_CHECK_MS / 1000 / 3)
+            assert await _position(site, place) == 25
+    async with site.worker():  # and placed again
+        await asyncio.sleep(2)
+        assert await _position(site, place) == 25
+    async with AIOKafkaConsumer(
+        names.TOPIC_DEAD, bootstrap_servers=site.settings.kafka_servers, auto_offset_reset="earliest"
+    ) as consumer:
+        await asyncio.sleep(1)
+        batches = await consumer.getmany(timeout_ms=2000)
+    assert sum(len(batch) for batch in batches.values()) == 5
+    assert telemetry.LOG_RESTARTED._value.get() == restarts
+    said = capfd.readouterr()
+    assert "log_restarted" not in said.out + said.err
+
+
+async def test_a_new_log_that_outgrew_the_position_is_read_from_its_beginning(site: Site) -> None:
+    if not site.forgets:
+        return  # Apache Kafka keeps what it has: there is no new log
+    async with site.worker():
+        await site.produce(*[an_event() for _ in range(6)])
+        await until(lambda: _is(site.count, 6))
+        await site.stop_kafka()
+        await forget_positions(site.direct_settings)
+        await site.start_kafka()
+        await site.produce(*[an_event() for _ in range(12)])
+        await until(lambda: _is(site.count, 18))
+    assert await _position(site, Partition(names.TOPICS[0], 0)) == 12
+
+
+async def test_a_missing_right_pauses_and_gives_no_record_up(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    async with site.worker():
+        await site.produce(an_event())
+        await until(lambda: _is(site.count, 1))
+        await site.sql("REVOKE INSERT ON notification_history FROM herald_dispatch")
+        await site.produce(an_event(), b"not JSON", an_event())
+        await asyncio.sleep(3)
+        assert await site.count() == 1
+        await site.sql("GRANT INSERT ON notification_history TO herald_dispatch")
+        await until(lambda: _is(site.count, 3))
+        (letter,) = await site.dead(1)
+    assert letter.value == b"not JSON"
+    said = capfd.readouterr()
+    assert "InsufficientPrivilegeError" in said.out + said.err
+
+
+async def test_another_master_key_gives_no_record_up(site: Site) -> None:
+    async with site.worker(master=bytes(32)):
+        await site.produce(an_event(), an_event())
+        await asyncio.sleep(3)
+        assert await _position(site, Partition(names.TOPICS[0], 0)) == 0
+    async with site.worker():
+        await until(lambda: _is(site.count, 2))
+    assert await _position(site, Partition(names.TOPICS[0], 0)) == 2
+
+
 async def test_two_workers_share_and_one_takes_over(site: Site) -> None:
     async with site.worker():
         async with site.worker():
@@ -335,6 +414,11 @@ async def test_a_database_that_went_back_raises_the_epoch_once(site: Site) -> No
     async with site.worker():
         await asyncio.sleep(5)
     assert [row["epoch"] for row in await site.sql("SELECT epoch FROM log_state")] == after
+
+
+async def _position(site: Site, place: Partition) -> int:
+    query = "SELECT next_offset FROM positions WHERE topic = $1 AND partition = $2"
+    return (await site.sql(query, *place))[0]["next_offset"]
 
 
 async def _is(count: Callable[[], Coroutine[Any, Any, int]], wanted: int) -> bool:

@@ -1,5 +1,6 @@
 """`python -m devstack run`, which `make run` calls: READY, what it serves, and that it leaves nothing behind."""
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -13,13 +14,19 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from devstack.children import environment
 from devstack.ports import free_ports
 from devstack.run import run
+from devstack.secrets import DEMO_TENANT
+from notification import names
 from notification.errors import Unavailable
+from notification.ids import new_uuid7
 from notification.settings import Settings
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -142,6 +149,72 @@ def test_a_crashed_worker_is_reported_and_started_again_and_a_killed_devstack_le
     running.process.wait()
     while left := running.processes():
         assert time.monotonic() < deadline_s + 30, left
+        time.sleep(0.1)
+
+
+def test_all_that_a_restarted_kafka_took_arrives(running: Running, tmp_path: Path) -> None:
+    """The embedded Kafka forgets all: its new log may be longer than the old position before the worker looks."""
+    running.ready()
+    produce(running.settings, "before", 6)
+    wait_for_stored(running.settings, "before", 6)
+    for number in range(2):
+        kafka = next(pid for pid, command in running.processes().items() if re.search("tansu|kafka.Kafka", command))
+        os.kill(kafka, signal.SIGKILL)
+        while kafka in running.processes():
+            time.sleep(0.005)
+        produce(running.settings, f"after{number}", 12)
+        wait_for_stored(running.settings, f"after{number}", 12)
+    assert running.stop() == 0, running.text
+
+    again = Running(running.settings, tmp_path)
+    try:
+        produce(running.settings, "again", 12)  # from the moment Kafka listens: before the worker runs
+        again.ready()
+        wait_for_stored(running.settings, "again", 12)
+        assert again.stop() == 0, again.text
+    finally:
+        if again.process.poll() is None:
+            again.process.kill()
+            again.process.wait()
+    assert "Traceback" not in running.text + again.text
+
+
+def produce(settings: Settings, user: str, count: int) -> None:
+    """Send `count` events to partition 0, each acknowledged, as soon as Kafka takes them."""
+
+    async def send() -> None:
+        async with asyncio.timeout(READY_S_MAX):
+            sent = 0
+            while sent < count:
+                try:
+                    async with AIOKafkaProducer(bootstrap_servers=settings.kafka_servers, acks="all") as producer:
+                        while sent < count:
+                            event = {"id": str(new_uuid7()), "tenant_id": DEMO_TENANT, "user_id": user,
+                                     "type": "service", "payload": {"title": "T", "body": str(sent)}}  # fmt: skip
+                            key = f"{DEMO_TENANT}:{user}".encode()
+                            value = json.dumps(event).encode()
+                            async with asyncio.timeout(3):
+                                await producer.send_and_wait(names.TOPICS[0], value, key, partition=0)
+                            sent += 1
+                except (KafkaError, TimeoutError, AssertionError):  # not up yet, or its topics are not made yet
+                    await asyncio.sleep(0.005)
+
+    asyncio.run(send())
+
+
+def wait_for_stored(settings: Settings, user: str, count: int) -> None:
+    async def stored() -> int:
+        owner = await asyncpg.connect(settings.postgres_dsn)
+        try:
+            query = "SELECT count(DISTINCT notification_id) FROM notifications WHERE entity_id = $1"
+            found: int = await owner.fetchval(query, user)
+            return found
+        finally:
+            await owner.close()
+
+    deadline_s = time.monotonic() + 40
+    while (found := asyncio.run(stored())) != count:
+        assert time.monotonic() < deadline_s, f"{found} of {count} for {user}"
         time.sleep(0.1)
 
 

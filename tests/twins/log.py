@@ -20,6 +20,8 @@ class MemoryBroker:
     records: dict[Partition, list[Record]] = dataclasses.field(default_factory=dict)
     dead: list[DeadLetter] = dataclasses.field(default_factory=list)
     commits: dict[Partition, int] = dataclasses.field(default_factory=dict)
+    last_batches: dict[Partition, int] = dataclasses.field(default_factory=dict)
+    counts_batches: bool = False  # say, as Tansu does, that a partition ends where its last batch begins, plus one
 
     @property
     def partitions(self) -> set[Partition]:
@@ -30,10 +32,25 @@ class MemoryBroker:
         now_ms = time.time_ns() // 1_000_000
         record = Record(topic, partition, len(records), key, value, now_ms, now_ms if self.stamps else None)
         records.append(record)
+        self.last_batches[record.place] = record.offset
         return record
+
+    def produce_batch(self, topic: str, values: Iterable[bytes], key: bytes | None, partition: int = 0) -> None:
+        """Several records as one batch."""
+        base = len(self.records.get(Partition(topic, partition), []))
+        for value in values:
+            self.produce(topic, value, key, partition)
+        self.last_batches[Partition(topic, partition)] = base
+
+    def end(self, partition: Partition) -> int:
+        """What this broker says is the end."""
+        if self.counts_batches and partition in self.last_batches:
+            return self.last_batches[partition] + 1
+        return len(self.records.get(partition, []))
 
     def forget(self) -> None:
         """Be a new broker: no records, no commits."""
+        self.last_batches.clear()
         self.records.clear()
         self.commits.clear()
 
@@ -60,7 +77,11 @@ class MemoryLog:
 
     async def bounds(self, partitions: Iterable[Partition]) -> dict[Partition, Bounds]:
         self._broker.require()
-        return {p: Bounds(0, len(self._broker.records.get(p, [])), self._broker.commits.get(p)) for p in partitions}
+        return {p: Bounds(0, self._broker.end(p), self._broker.commits.get(p)) for p in partitions}
+
+    async def holds(self, offsets: Mapping[Partition, int]) -> set[Partition]:
+        self._broker.require()
+        return {p for p, offset in offsets.items() if offset < len(self._broker.records.get(p, []))}
 
     def place(self, offsets: Mapping[Partition, int]) -> None:
         self._offsets.update({p: offset for p, offset in offsets.items() if p in self._broker.partitions})

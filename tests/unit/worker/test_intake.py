@@ -7,9 +7,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, cast
 
+import asyncpg
 import pytest
 
-from notification import names
+from notification import names, telemetry
+from notification.errors import CryptoError
 from notification.ids import new_uuid7
 from notification.limits import CRASHES_MAX, INTAKE_BATCH_RECORDS_MAX
 from tests.twins.log import MemoryBroker, MemoryLog
@@ -49,7 +51,7 @@ class ListStore:
 
     async def move(self, moves: Sequence[Move]) -> None:
         for partition, expected, next_offset in moves:
-            if self.places[partition] != expected:
+            if self.places.get(partition) != expected:
                 raise Fenced("moved")
             self.places[partition] = next_offset
 
@@ -191,3 +193,66 @@ async def test_positions_behind_kafkas_commits_raise_the_epoch_once(loop_: Loop)
         async with loop_.running():
             await loop_.until(lambda: len(loop_.store.stored) == 5)
     assert loop_.store.epochs == 1
+
+
+FAULTS_OF_OURS = [
+    CryptoError("a seal does not open"),
+    asyncpg.InsufficientPrivilegeError("denied"),
+    asyncpg.UndefinedTableError("gone"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_OURS)
+async def test_a_misconfiguration_gives_no_record_up(loop_: Loop, fault: Exception) -> None:
+    async with loop_.running():
+        loop_.send(3)
+        await loop_.until(lambda: len(loop_.store.stored) == 3)
+        loop_.store.faults += [fault] * (2 * CRASHES_MAX + 2)
+        loop_.send(3)
+        await loop_.until(lambda: len(loop_.store.stored) == 6)
+    assert loop_.broker.dead == []
+    assert loop_.store.faults == []
+
+
+async def test_an_end_that_counts_batches_is_no_new_log(loop_: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.intake.LOG_CHECK_MS", 20)
+    asked = []
+    holds = MemoryLog.holds
+
+    async def counted(log: MemoryLog, offsets: Any) -> set[Partition]:
+        asked.append(offsets)
+        return await holds(log, offsets)
+
+    monkeypatch.setattr(MemoryLog, "holds", counted)
+    restarts = telemetry.LOG_RESTARTED._value.get()
+    loop_.broker.counts_batches = True
+    loop_.broker.produce_batch(HIGH.topic, [b"not JSON"] * 5, b"k")
+    for _ in range(2):  # while it runs, and when it is placed
+        async with loop_.running():
+            await loop_.until(lambda: loop_.store.places.get(HIGH) == 5)
+            await asyncio.sleep(0.5)
+    assert len(loop_.broker.dead) == 5
+    assert loop_.store.places[HIGH] == 5
+    assert loop_.store.epochs == 0
+    assert telemetry.LOG_RESTARTED._value.get() == restarts
+    assert 1 <= len(asked) <= 4  # not at every check
+
+
+async def test_a_new_log_that_has_outgrown_the_position_is_read_from_its_beginning(
+    loop_: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts a Kafka that forgets deletes the positions first."""
+    monkeypatch.setattr("worker.intake.LOG_CHECK_MS", 50)
+    async with loop_.running():
+        loop_.send(5)
+        await loop_.until(lambda: len(loop_.store.stored) == 5)
+        loop_.broker.forget()
+        loop_.store.places.clear()
+        loop_.send(12)
+        await loop_.until(lambda: len(loop_.store.stored) == 17)
+        loop_.broker.forget()
+        loop_.store.places.clear()
+        loop_.send(12)  # as long as the one before: nothing to fetch, nothing to be fenced at
+        await loop_.until(lambda: len(loop_.store.stored) == 29)
+    assert loop_.store.places[HIGH] == 12
+    assert loop_.broker.dead == []
