@@ -2,8 +2,8 @@
 
 Sans-I/O. Stricter than RFC 9112 wants a server to be, because nothing that a client of ours sends needs leniency,
 and what two parsers read differently is how requests are smuggled: lines end in CRLF and only so, a line is never
-folded, no blank stands before a colon, a head has one Host and announces no body. Arguments are only read during the
-call.
+folded, no blank stands before a colon, a head has one Host and announces no body. Arguments are only read during
+the call.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -16,6 +16,8 @@ from notification import limits as _limits
 MALFORMED = 400
 METHOD = 405
 HEADERS_TOO_LARGE = 431
+
+Parsed = tuple[str, str, str, dict[str, list[str]]]
 
 cdef enum:
     _MALFORMED = 400

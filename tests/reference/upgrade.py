@@ -1,4 +1,4 @@
-"""Plain-Python twin of gateway/_fast/upgrade.pyx. From RFC 9112, RFC 6455 §4 and upgrade.pyi; never used in production."""
+"""Plain-Python twin of gateway/_fast/upgrade.pyx. From RFC 9112, RFC 6455 §4, upgrade.pyi; never in production."""
 
 import base64
 import hashlib

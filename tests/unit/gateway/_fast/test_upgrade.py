@@ -14,7 +14,8 @@ from tests.unit.gateway._fast.extensions import both, is_extension
 
 HOST = b"\r\nHost: h"
 GOOD = (
-    b"GET /ws/connect?device=d-1 HTTP/1.1\r\nHost: h:8081\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
+    b"GET /ws/connect?device=d-1 HTTP/1.1\r\nHost: h:8081\r\nUpgrade: websocket\r\n"
+    b"Connection: keep-alive, Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX: 1\r\nx:\t\xfc "
 )
 
@@ -70,9 +71,8 @@ class TestParse:
         assert module.parse(b"GET /?a?b HTTP/1.1\r\nHost:") == ("GET", "/", "a?b", {"host": [""]})
 
     def test_statuses_are_those_of_the_table(self, module: Any) -> None:
-        assert module.MALFORMED == Refusals.MALFORMED.status
-        assert module.METHOD == Refusals.METHOD.status
-        assert module.HEADERS_TOO_LARGE == Refusals.HEADERS_TOO_LARGE.status
+        ours = (module.MALFORMED, module.METHOD, module.HEADERS_TOO_LARGE)
+        assert ours == (Refusals.MALFORMED[0], Refusals.METHOD[0], Refusals.HEADERS_TOO_LARGE[0])
 
     def test_bounds(self, module: Any) -> None:
         lines = HOST + b"".join(b"\r\nX%d: 1" % number for number in range(HEADERS_COUNT_MAX - 1))
@@ -103,8 +103,8 @@ class TestParse:
             HOST + b"\r\nX : y", HOST + b"\r\nX\xfc: y", HOST + b"\r\nX: \x00", HOST + b"\r\nX: a\rb",
             HOST + b"\r\nX: a\nY: b", HOST + b"\r\n", HOST + b"\r\nContent-Length: 5",
             HOST + b"\r\nContent-Length: 0\r\nContent-Length: 0", HOST + b"\r\nContent-Length: 0, 0",
-            HOST + b"\r\nContent-Length: +0", HOST + b"\r\ncontent-length:", HOST + b"\r\nTransfer-Encoding: chunked",
-            HOST + b"\r\ntransfer-encoding: identity",
+            HOST + b"\r\nContent-Length: +0", HOST + b"\r\ncontent-length:",
+            HOST + b"\r\nTransfer-Encoding: chunked", HOST + b"\r\ntransfer-encoding: identity",
             HOST + b"\r\nContent-Length: 0\r\nTransfer-Encoding: chunked",
         ],
     )  # fmt: skip
@@ -119,7 +119,7 @@ class TestParse:
 class TestAnswers:
     def test_the_accept_of_rfc_6455(self, module: Any) -> None:
         assert module.accept("dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"x|24"):
             module.accept("x" * 84)
 
     def test_switching(self, module: Any) -> None:
@@ -138,8 +138,9 @@ class TestAnswers:
 
 _PIECES = st.lists(
     st.sampled_from(
-        [b"GET", b"POST", b" ", b"/a", b"?b", b"#", b" HTTP/1.1", b" HTTP/1.0", b"\r\n", b"\r", b"\n", b"Host: h", b"X",
-         b":", b"\t", b"\x00", b"\xfc", b"Content-Length: 0", b"Transfer-Encoding: x", b"GET / HTTP/1.1\r\nHost: h\r\n"]
+        [b"GET", b"POST", b" ", b"/a", b"?b", b"#", b" HTTP/1.1", b" HTTP/1.0", b"\r\n", b"\r", b"\n", b"Host: h",
+         b"X", b":", b"\t", b"\x00", b"\xfc", b"Content-Length: 0", b"Transfer-Encoding: x",
+         b"GET / HTTP/1.1\r\nHost: h\r\n"]
     ),
     max_size=12,
 ).map(b"".join) | st.binary(max_size=60)  # fmt: skip
