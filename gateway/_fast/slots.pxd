@@ -1,4 +1,4 @@
-"""The engine's memory: a slot per accepted socket, in chunks that never move. Inline C for engine.pyx.
+"""The engine's memory: a slot per accepted socket, in chunks that never move. Inline C for socket_set.pyx.
 
 A slot outlives its sockets: `generation` rises each time one leaves, so that a handle (generation and index) that
 was given out for an earlier socket finds nothing. Buffers are malloc'd, exist only while they hold something, and
@@ -145,7 +145,7 @@ cdef inline void slot_give(Table* self, Slot* slot) noexcept nogil:
     self.used -= 1
 
 
-# --- queues: everybody in one waits equally long, so first in is first due ------------------------------------------
+# --- queues: everybody in one waits equally long, so first in is first due ----------
 cdef inline void queue_leave(Table* self, Slot* slot) noexcept nogil:
     cdef Queue* queue = &self.queues[slot.queue]
     if slot.queue == QUEUE_NONE:
@@ -176,7 +176,7 @@ cdef inline void queue_join(Table* self, Slot* slot, int name, int64_t now_ms) n
     queue.last = slot.index
 
 
-# --- buffers ---------------------------------------------------------------------------------------------------------
+# --- buffers ------------------------------------------------------------------------
 cdef inline char* buffer_bytes(Buffer* self) noexcept nogil:
     """What is left in it, `buffer_count` bytes."""
     return <char*>(self + 1) + self.start

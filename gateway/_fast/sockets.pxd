@@ -1,6 +1,7 @@
-"""The system calls of the engine: Linux's epoll, accept4, and plain sockets. Declarations, and what is one line more."""
+"""The system calls of the engine: Linux's epoll, accept4, and plain sockets. Inline C for socket_set.pyx."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cdef extern from "<errno.h>" nogil:
     int errno
@@ -54,6 +55,12 @@ cdef extern from "<netinet/tcp.h>" nogil:
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char* inet_ntop(int family, const void* address, char* text, socklen_t text_bytes)
+
+
+cdef inline int64_t monotonic_ms() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000 + now.tv_nsec // 1_000_000
 
 
 cdef inline void reset_on_close(int fd) noexcept nogil:

@@ -64,9 +64,7 @@ def switching(key: str, subprotocol: str | None) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
-def answer(
-    status: int, phrase: str, content_type: str, body: bytes, headers: tuple[tuple[str, str], ...]
-) -> bytes:
+def answer(status: int, phrase: str, content_type: str, body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes:
     lines = [f"HTTP/1.1 {status} {phrase}", f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
     lines += ["Connection: close", *(f"{name}: {value}" for name, value in headers), "", ""]
     return "\r\n".join(lines).encode("ascii") + body
