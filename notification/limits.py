@@ -79,6 +79,7 @@ EDGE_POLL_MS: Final = 5_000  # edge snapshot version compared every 5 s
 UNACKED_PER_CONNECTION_MAX: Final = 256  # then its lanes wait in the log, not in memory
 FRAME_BYTES_MAX: Final = 16_384  # client message, after reassembly -> 1009
 FRAGMENTS_MAX: Final = 64
+MESSAGES_TEXT_ONLY: Final = True  # binary -> 1003; the conformance server alone, which must echo it, says False
 MESSAGE_OPEN_MS_MAX: Final = 10_000
 WRITE_BUFFER_BYTES_MAX: Final = 65_536  # unsent bytes of one connection; above it lanes wait, pings end it
 HEADER_BYTES_MAX: Final = 16_384
