@@ -6,6 +6,7 @@ queues may move `_out`. `payload` and `body` arguments are only read during the 
 fragmented message, which are kept as they are.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport uint64_t
@@ -71,6 +72,7 @@ cdef bint _code_may_arrive(int code) noexcept nogil:
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
+@cython.no_gc  # holds text and bytes only, which make no cycles: 16 bytes less, and nothing to visit
 cdef class Session:
     """One connection's protocol state; session.pyi is its contract. Not thread-safe: one event loop owns it."""
 

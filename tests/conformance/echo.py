@@ -1,4 +1,4 @@
-"""An echo server on the real frame layer and Session, over either carrier: `python -m tests.conformance.echo engine`.
+"""An echo server on the real frame layer and Session: `python -m tests.conformance.echo engine`, or picows.
 
 Prints its port. Test suites send what Herald's clients may not: the limits are lifted before the extensions, which
 read them once, are imported. What judges frames is the code that production runs.
