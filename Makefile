@@ -17,7 +17,7 @@ BUILT := $(VENV)/.built
 CYTHON_SOURCES := $(wildcard gateway/_fast/*.pyx gateway/_fast/*.pxd)
 AS_ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help install run test test-kafka lint format build clean chromium kafka-tools
+.PHONY: help install run test test-kafka conformance lint format build clean chromium kafka-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: install chromium ## Run every test but those of test-kafka
 
 test-kafka: install kafka-tools ## Run the tests on real servers with Apache Kafka (Java 17, Maven, kcat)
 	@KAFKA=apache $(BIN)/python -m pytest -m "(stack or kafka) and not browser"
+
+conformance: install ## Run the Autobahn cases of RFC 6455 against both carriers
+	@$(BIN)/python -m tests.conformance
 
 lint: install ## Check style and types
 	@$(BIN)/ruff check .

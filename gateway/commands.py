@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway._fast.connection import Connection
+from gateway._fast.carrier import Connection
 from gateway.edge import Edge
 from gateway.handshake import judge_token
 from gateway.outbound import Outbound

@@ -1,13 +1,13 @@
 """The policy of connections: from the open socket through authentication to the end.
 
-One object per process; the carrier calls it (gateway/_fast/connection.pyi, Policy).
+One object per process; the carrier calls it (gateway/_fast/carrier.py, Policy).
 """
 
 from typing import Final
 
 import structlog
 
-from gateway._fast.connection import Connection
+from gateway._fast.carrier import Connection
 from gateway._fast.registry import Registry
 from gateway._fast.session import AWAIT_AUTH, CLOSING
 from gateway.clock import now_ms, unix_ms

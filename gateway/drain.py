@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from gateway._fast.connection import Connection
+from gateway._fast.carrier import Connection
 from gateway.clock import now_ms
 from notification.codes import Closes
 from notification.frames import Goaway, encode

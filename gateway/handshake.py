@@ -6,24 +6,23 @@ in the subprotocol is answered after the upgrade: an error frame, then a close.
 
 import base64
 import binascii
-import re
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
+from gateway._fast import upgrade
 from gateway.tokens import Identity
 from notification.codes import Refusal, Refusals
 from notification.errors import InvalidInput
 from notification.frames import BEARER_PREFIX, CONNECT_PATH, SUBPROTOCOL, Cursor, cursor_from_text
 from notification.ids import check_token
-from notification.limits import HEADER_BYTES_MAX, HEADERS_COUNT_MAX
 
 HEALTH_PATH: Final = "/health"
 METRICS_PATH: Final = "/metrics"
 
-_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
-_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-_TARGET: Final = re.compile(rb"/[\x21-\x7e]*")
 _VERSION: Final = "13"  # RFC 6455 §4.1
+_REFUSED: Final = {
+    refusal.status: refusal for refusal in (Refusals.MALFORMED, Refusals.METHOD, Refusals.HEADERS_TOO_LARGE)
+}
 
 
 class Request(NamedTuple):
@@ -73,30 +72,16 @@ class Judge(Protocol):
 
 def parse_head(head: bytes) -> Request | Refusal:
     """Parse a request head (without its empty line)."""
-    if len(head) > HEADER_BYTES_MAX:
-        return Refusals.HEADERS_TOO_LARGE
-    request_line, *lines = head.split(b"\r\n")
-    if len(lines) > HEADERS_COUNT_MAX:
-        return Refusals.HEADERS_TOO_LARGE
-    parts = request_line.split(b" ")
-    if len(parts) != 3 or parts[2] != b"HTTP/1.1":
-        return Refusals.MALFORMED
-    if _TOKEN.fullmatch(parts[0]) is None or _TARGET.fullmatch(parts[1]) is None:
-        return Refusals.MALFORMED
-    headers: dict[str, list[str]] = {}
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or _TOKEN.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
-            return Refusals.MALFORMED
-        headers.setdefault(name.decode("ascii").lower(), []).append(value.decode("latin-1").strip(" \t"))
-    path, _, query = parts[1].decode("ascii").partition("?")
-    return Request(parts[0].decode("ascii"), path, query, headers)
+    return to_request(upgrade.parse(head))
+
+
+def to_request(outcome: upgrade.Parsed | int) -> Request | Refusal:
+    """What the parser found, or the refusal its status stands for."""
+    return _REFUSED[outcome] if isinstance(outcome, int) else Request(*outcome)
 
 
 def decide(request: Request, judge: Judge) -> Accepted | Refusal:
     """Judge an upgrade request for CONNECT_PATH. TENANT_UNKNOWN_YET may change after a newer edge snapshot."""
-    if request.method != "GET":
-        return Refusals.METHOD
     if request.path != CONNECT_PATH:
         return Refusals.NOT_FOUND
     try:
@@ -109,7 +94,7 @@ def _decide(request: Request, judge: Judge) -> Accepted | Refusal:
     if not _upgrades(request):
         return Refusals.UPGRADE_REQUIRED
     key = request.one("sec-websocket-key") or ""
-    if not _valid_key(key) or request.one("host") is None or _has_body(request):
+    if not _valid_key(key):
         return Refusals.MALFORMED
     device, cursor = _query(request.query)
     offered = request.tokens("sec-websocket-protocol")
@@ -170,10 +155,6 @@ def _valid_key(key: str) -> bool:
         return len(base64.b64decode(key, validate=True)) == 16
     except (binascii.Error, ValueError):
         return False
-
-
-def _has_body(request: Request) -> bool:
-    return "transfer-encoding" in request.headers or (request.one("content-length") or "0") != "0"
 
 
 def _query(query: str) -> tuple[str | None, Cursor | None]:

@@ -1,6 +1,6 @@
 """Batches from the bus to sockets: the way down. Routes by header, never looks into a body, never waits."""
 
-from gateway._fast.connection import Connection
+from gateway._fast.carrier import Connection
 from gateway._fast.registry import Registry
 from gateway._fast.session import LIVE, RESUMING
 from gateway.clock import DatabaseClock, now_ms

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from gateway._fast.connection import Connection
+from gateway._fast.carrier import Connection
 from gateway._fast.registry import Registry
 from gateway.clock import now_ms, unix_ms
 from gateway.pipeline import Pipeline, PipelineError, Told

@@ -11,17 +11,19 @@ import structlog
 import uvloop
 
 from gateway import drain, listener
-from gateway._fast.connection import Connection
+from gateway._fast.carrier import Connection
 from gateway._fast.registry import Registry
 from gateway.clock import DatabaseClock
 from gateway.commands import Commands
 from gateway.connections import Connections
 from gateway.edge import Edge
+from gateway.engine_listener import EngineListener
 from gateway.handshake import HEALTH_PATH, METRICS_PATH
 from gateway.health import Health
 from gateway.inbound import Inbound
-from gateway.listener import Listener
+from gateway.listener import Listener, Route
 from gateway.outbound import Outbound
+from gateway.picows_listener import PicowsListener
 from gateway.pipeline import Pipeline, RedisPipeline
 from gateway.presence import Presence
 from gateway.replacement import Replacement
@@ -48,7 +50,7 @@ def make_gateway_id(index: int) -> str:
 class Gateway:
     """The parts of one process. It owns neither bus nor pipeline: whoever made them closes them."""
 
-    def __init__(self, bus: Bus, pipeline: Pipeline, gateway_id: str) -> None:
+    def __init__(self, bus: Bus, pipeline: Pipeline, gateway_id: str, carrier: str = "engine") -> None:
         self.gateway_id = gateway_id
         self._bus = bus
         self._pipeline = pipeline
@@ -67,11 +69,15 @@ class Gateway:
         self._replacement = Replacement(bus, self.registry, self._presence)
         self._inbound = Inbound(self.registry, self._resume, clock)
         self._health = Health(bus, pipeline, self._presence, self.connections, self.registry, gateway_id)
-        self._listener = Listener(
-            self.connections, self.edge, self._timers,
-            {HEALTH_PATH: self._health.health, METRICS_PATH: self._health.metrics},
-        )  # fmt: skip
-        self._listener.connections = self.connections.count
+        self._listener = self._listen_by(
+            carrier, {HEALTH_PATH: self._health.health, METRICS_PATH: self._health.metrics}
+        )
+
+    def _listen_by(self, carrier: str, routes: dict[str, Route]) -> Listener:
+        """Setting gateway_carrier: who moves the bytes between sockets and sessions."""
+        if carrier == "picows":
+            return PicowsListener(self.connections, self.edge, routes, self._timers, self.connections.count)
+        return EngineListener(self.connections, self.edge, routes)
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on a bound socket. Batches are answered before the first client is accepted."""
@@ -97,6 +103,7 @@ class Gateway:
         await self._listener.close()
         for connection in self.registry.connections():
             connection.abort()
+        await self._listener.end()
         await asyncio.sleep(0)
         for part in (self._timers, self._resume, self._commands, self._replacement, self._health, self.edge):
             await part.close()
@@ -128,7 +135,7 @@ async def serve(settings: Settings, index: int) -> None:
         starting.cancel()
         return
     bus, _ = starting.result()
-    gateway = Gateway(bus, pipeline, gateway_id)
+    gateway = Gateway(bus, pipeline, gateway_id, settings.gateway_carrier)
     await gateway.start(sock)
     notify_ready()
     _log.info("gateway_serving", gateway_id=gateway_id, port=settings.gateway_port)

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway._fast.connection import Connection
+from gateway._fast.carrier import Connection
 from gateway._fast.registry import Registry
 from gateway.presence import Presence
 from notification import telemetry

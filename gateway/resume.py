@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
-from gateway._fast.connection import Connection
+from gateway._fast.carrier import Connection
 from gateway._fast.session import RESUMING
 from gateway.clock import DatabaseClock, now_ms
 from gateway.edge import Edge

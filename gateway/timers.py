@@ -10,11 +10,11 @@ from typing import Final
 
 import structlog
 
-from gateway._fast.connection import Connection
+from gateway._fast.carrier import Connection
 from gateway._fast.session import AWAIT_AUTH, CLOSING
 from gateway._fast.wheel import Wheel
 from gateway.clock import now_ms
-from gateway.listener import Door
+from gateway.picows_listener import Door
 from notification import telemetry
 from notification.codes import Closes
 from notification.limits import AUTH_DEADLINE_MS, CLOSE_DEADLINE_MS, HEARTBEAT_MS, WHEEL_SLOTS, WHEEL_TICK_MS

@@ -5,6 +5,7 @@ tenant that owns the issuer's key. PyJWT does the cryptography and the time clai
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -169,4 +170,5 @@ def _identity(claims: dict[str, Any], now_s: float) -> Identity:
     expiry_s = min(float(claims["exp"]), now_s + _EXPIRY_S_MAX)
     if expiry_s <= now_s:  # accepted within the leeway: the connection lives for the rest of it
         expiry_s += TOKEN_LEEWAY_S
-    return Identity(check_token(claims["tid"], "tid"), check_user(claims["sub"], "sub"), device, expiry_s)
+    tenant = sys.intern(check_token(claims["tid"], "tid"))  # one text for all connections of a tenant
+    return Identity(tenant, check_user(claims["sub"], "sub"), device, expiry_s)

@@ -47,6 +47,9 @@ class Settings:
     gateway_host: str = _setting("127.0.0.1", "address the gateway listens on")
     gateway_port: int = _setting(8081, "port the gateway listens on")
     gateway_processes: int = _setting(0, "gateway processes on that port; 0 = one per core")
+    gateway_carrier: str = _setting(
+        "engine", "what moves the gateway's bytes: engine (an epoll set of its own) or picows (uvloop's transports)"
+    )
     plaintext_network: str = _setting(
         "", '"trusted" lets a plain listener bind other than loopback (behind a TLS load balancer)'
     )
@@ -168,6 +171,8 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"{key}: must not be negative, is {value}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"log_level: must be debug, info, warning or error, is {settings.log_level!r}")
+    if settings.gateway_carrier not in ("engine", "picows"):
+        raise SettingsError(f"gateway_carrier: must be engine or picows, is {settings.gateway_carrier!r}")
     if settings.plaintext_network not in ("", "trusted"):
         raise SettingsError('plaintext_network: must be empty or "trusted"')
     if not settings.gateway_host.startswith(_LOOPBACK) and settings.plaintext_network != "trusted":

@@ -34,24 +34,8 @@ cdef int64_t _now_ms() noexcept:
     return <int64_t>now.tv_sec * 1_000 + now.tv_nsec // 1_000_000
 
 
-class Policy:
-    """What a connection calls; connection.pyi is its contract, where it is a typing.Protocol."""
-
-    def opened(self, connection):
-        """The upgrade is done."""
-
-    def message(self, connection, text):
-        """A whole text message."""
-
-    def writable(self, connection):
-        """The socket drained below its low-water mark."""
-
-    def closed(self, connection, clean):
-        """The socket is gone."""
-
-
 cdef class Connection(WSListener):
-    """One socket; connection.pyi is its contract."""
+    """One socket; carrier.Connection is its contract."""
 
     def __init__(self, policy not None, int64_t now_ms):
         self.session = Session(now_ms)
@@ -119,7 +103,7 @@ cdef class Connection(WSListener):
             self.flush()
 
     cpdef flush(self):
-        """One write of everything the session queued; see connection.pyi."""
+        """One write of everything the session queued; see carrier.py."""
         cdef Session session = self.session
         cdef WSTransport transport = self._transport
         if transport is None:

@@ -29,6 +29,7 @@ cdef class Session:
         readonly int close_code
         readonly bint close_sent
         readonly bint close_received
+        readonly bint binary  # the last message was; stays False while limits.MESSAGES_TEXT_ONLY
         public bint blocked
 
         # Outgoing frames, ready to write. Owned here, PyMem; NULL while nothing is queued.

@@ -39,6 +39,7 @@ class Session:
     close_code: int  # 0 until a close is queued (ours) or received (echoed)
     close_sent: bool  # take() handed our close frame out
     close_received: bool  # with close_sent the handshake is done: phase CLOSED
+    binary: bool  # the last message was; never while limits.MESSAGES_TEXT_ONLY
     blocked: bool  # set by the carrier above its high-water mark: offer() notes, fill() refuses, window_free() is 0
 
     def __init__(self, now_ms: int) -> None: ...
@@ -54,8 +55,8 @@ class Session:
         codes.Closes: 1002 (RSV, opcode, fragmented or long control frame, bad close code, stray or missing
         continuation), 1003 binary, 1007, 1009 (size, fragments, open too long), 4410 (pongs not taken), 4429 (rate
         of messages, beside one per notification written, or of pings and unasked pongs)."""
-    def send(self, frame: bytes) -> None:
-        """Queue a server text frame outside lanes and window."""
+    def send(self, frame: bytes, binary: bool = False) -> None:
+        """Queue a server frame outside lanes and window; text, but for the conformance server."""
     def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes, retry: bool = False) -> int:
         """A live item from the bus. WRITTEN: queued, or already had. FULL: its prev is missing, the window is
         full, or the session is resuming: remembered as wanted; a fill brings it.

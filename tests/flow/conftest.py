@@ -3,8 +3,15 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
 import uvloop
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=["engine", "picows"])
+def carrier(request: pytest.FixtureRequest) -> str:
+    """Every flow runs over both carriers."""
+    return str(request.param)

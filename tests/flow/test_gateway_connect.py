@@ -16,8 +16,8 @@ from tests.flow.world import EPOCH, ORIGIN, World, mint, until
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
+async def world(carrier: str) -> AsyncIterator[World]:
+    world = World(carrier)
     await world.start()
     yield world
     await world.close()
@@ -160,8 +160,8 @@ async def test_a_tenant_made_after_the_snapshot_gets_in_by_auth_frame(world: Wor
         await app.read("welcome")
 
 
-async def test_no_snapshot_yet_is_503() -> None:
-    world = World()
+async def test_no_snapshot_yet_is_503(carrier: str) -> None:
+    world = World(carrier)
     await world.start(inbox=False)
     try:
         with pytest.raises(InvalidStatus) as refused:

@@ -15,8 +15,8 @@ from tests.flow.world import EPOCH, World, now_ms, until
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
+async def world(carrier: str) -> AsyncIterator[World]:
+    world = World(carrier)
     await world.start()
     yield world
     await world.close()

@@ -13,8 +13,8 @@ from tests.flow.world import World, mint, until
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
+async def world(carrier: str) -> AsyncIterator[World]:
+    world = World(carrier)
     await world.start()
     yield world
     await world.close()

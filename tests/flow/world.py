@@ -95,7 +95,7 @@ class Log:
 class World:
     """One gateway and everything around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, carrier: str = "engine") -> None:
         self.hub = Hub()
         self.store = Store()
         self.log = Log()
@@ -105,7 +105,7 @@ class World:
         self.inbox: MemoryBus | None = None
         self._buses: list[MemoryBus] = []
         self._pipeline = MemoryPipeline(self.store)
-        self.gateway = Gateway(self.bus(), self._pipeline, make_gateway_id(0))
+        self.gateway = Gateway(self.bus(), self._pipeline, make_gateway_id(0), carrier)
 
     @staticmethod
     def tenant(name: str, status: str = "active") -> EdgeTenant:

@@ -43,7 +43,7 @@ class Session:
         self.connection_epoch = self.token_expiry_ms = 0
         self.phase = AWAIT_AUTH
         self.close_code = 0
-        self.close_sent = self.close_received = self.blocked = False
+        self.close_sent = self.close_received = self.blocked = self.binary = False
         self._out: list[bytes] = []
         self._pongs = 0
         self._window: list[tuple[bytes, int, int]] = []
@@ -92,10 +92,11 @@ class Session:
     def _data(self, opcode: int, fin: bool, payload: bytes, now_ms: int) -> bytes | None:
         if opcode == _CONTINUATION and self._parts is not None:
             return self._piece(fin, payload)
-        if opcode == _BINARY and self._parts is None:
+        if opcode == _BINARY and self._parts is None and limits.MESSAGES_TEXT_ONLY:
             return self._violate(Closes.UNSUPPORTED_DATA)
-        if opcode != _TEXT or self._parts is not None:
+        if opcode not in (_TEXT, _BINARY) or self._parts is not None:
             return self._violate(Closes.PROTOCOL_ERROR)
+        self.binary = opcode == _BINARY
         if self._ack_credit:
             self._ack_credit -= 1
         elif not self._frames.take():
@@ -111,17 +112,21 @@ class Session:
         whole = b"".join(self._parts)
         if len(whole) > limits.FRAME_BYTES_MAX or len(self._parts) > limits.FRAGMENTS_MAX:
             return self._violate(Closes.TOO_BIG)
-        try:
-            self._decoder.decode(payload, fin)
-        except UnicodeDecodeError:
-            return self._violate(Closes.INVALID_TEXT)
-        # CPython keeps half a surrogate back, for the error handler surrogatepass.
-        if self._decoder.getstate()[0][:1] == b"\xed" and self._decoder.getstate()[0][1:2] > b"\x9f":
+        if not self.binary and not self._text_so_far(payload, fin):
             return self._violate(Closes.INVALID_TEXT)
         if not fin:
             return None
         self._parts = None
         return whole
+
+    def _text_so_far(self, payload: bytes, fin: bool) -> bool:
+        try:
+            self._decoder.decode(payload, fin)
+        except UnicodeDecodeError:
+            return False
+        # CPython keeps half a surrogate back, for the error handler surrogatepass.
+        kept = self._decoder.getstate()[0]
+        return not (kept[:1] == b"\xed" and kept[1:2] > b"\x9f")
 
     def _control(self, opcode: int, fin: bool, payload: bytes, now_ms: int) -> bytes | None:
         if not fin or len(payload) > 125 or opcode not in (_CLOSE, _PING, _PONG):
@@ -169,9 +174,9 @@ class Session:
             head = struct.pack("!BBQ", first, 127, count)
         self._out.append(head + payload)
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, binary: bool = False) -> None:
         if self.phase < CLOSING:
-            self._frame(_TEXT, frame)
+            self._frame(_BINARY if binary else _TEXT, frame)
 
     def ping(self, now_ms: int) -> None:
         if self.phase >= CLOSING:

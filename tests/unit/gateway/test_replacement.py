@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway._fast.connection import Connection
+from gateway._fast.carrier import Connection
 from gateway._fast.registry import Registry
 from gateway.presence import Presence
 from gateway.replacement import EPOCH_MAX, Replacement, replace

@@ -1,0 +1,62 @@
+"""What a carrier shows to the gateway's policy, and what it asks of it. Types only: both carriers satisfy them.
+
+A carrier moves bytes between sockets and sessions: `connection` through picows and uvloop's transports, `engine`
+through an epoll set of its own.
+"""
+
+from typing import Any, Protocol
+
+from gateway._fast.session import Session
+
+
+class Connection(Protocol):
+    """One socket past the upgrade. `session` is its state; `deadline_ms` belongs to the process's timer wheel.
+
+    Its clock is CLOCK_MONOTONIC in ms (time.monotonic_ns() // 1_000_000). Once our close frame is written, the
+    socket is dropped when the peer has answered, at the latest CLOSE_DEADLINE_MS later, without a call from
+    outside.
+    """
+
+    deadline_ms: int
+    ready: Any  # what the door decided (identity, cursor) before the upgrade; cleared after opened()
+    state: Any  # the policy's own record of this connection; None at first
+    peer: str  # client address; the socket's own unless somebody knew better
+
+    @property
+    def session(self) -> Session: ...
+
+    @property
+    def opened_ms(self) -> int:
+        """When the socket was accepted."""
+
+    def flush(self) -> None:
+        """One write of everything the session queued. Nothing on a dead socket. While congested it waits in the
+        session (a close frame does not); more than WRITE_BUFFER_BYTES_MAX waiting aborts the socket (TOO_SLOW).
+        Not needed inside message(), opened() and writable(): the connection flushes after them."""
+
+    def congested(self) -> bool:
+        """What the socket did not take is above its high-water mark: lanes wait in the log (session.blocked)."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Queue our close frame and flush. ValueError: `code` may not be sent."""
+
+    def abort(self) -> None:
+        """Drop the socket now, unsent bytes with it. closed() follows, but not within this call."""
+
+    def is_open(self) -> bool:
+        """Connected, and no close is queued, sent or received. False on a socket that stays: abort() it."""
+
+
+class Policy(Protocol):
+    """What a carrier calls; one object per process. None of these may raise or block."""
+
+    def opened(self, connection: Connection) -> None: ...
+
+    def message(self, connection: Connection, text: bytes) -> None:
+        """A whole text message (already rate-limited and valid UTF-8)."""
+
+    def writable(self, connection: Connection) -> None:
+        """The socket drained below its low-water mark."""
+
+    def closed(self, connection: Connection, clean: bool) -> None:
+        """The socket is gone; `clean` = a close handshake happened. Called exactly once."""

@@ -1,0 +1,31 @@
+from libc.stdint cimport int64_t
+
+from gateway._fast.session cimport Session
+from gateway._fast.slots cimport Slot
+from gateway._fast.socket_set cimport SocketSet
+
+cdef class Engine(SocketSet):
+    cdef:
+        object _policy
+        list _gone  # connections whose socket is gone and whose policy does not know it yet
+        bint _reaping
+
+    cdef int _fault(self, EngineConnection connection, int code, str reason) except -1
+    cdef object _failed(self, EngineConnection connection, object error)
+    cdef object _reap_soon(self)
+
+cdef class EngineConnection:
+    cdef:
+        readonly Session session
+        public object ready
+        public object state
+        readonly int64_t opened_ms
+        public int64_t deadline_ms
+        Engine _engine
+        Slot* _slot  # NULL once the socket is another's or nobody's
+        str _peer
+        bint _clean
+
+    cpdef flush(self)
+    cpdef abort(self)
+    cpdef bint is_open(self)
