@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from notification.settings import PREFIX, Settings
 
 LOG_TAIL_LINES: Final = 12
 LOG_TAIL_BYTES_MAX: Final = 16_384
+# Colours and cursor moves (ECMA-48 CSI), titles (OSC), other control characters: no log steers a terminal.
+_CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f]")
 POLL_S: Final = 0.02
 
 
@@ -40,10 +43,12 @@ class Child:
         self._stop_signal = stop_signal
         self._stop_s = stop_s
         self._cwd = cwd
+        self._log_start = 0  # bytes of earlier runs in the log
 
     def start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
+            self._log_start = output.tell()
             self.process = self._popen(output)
 
     def _popen(self, output: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -96,13 +101,18 @@ class Child:
         return self.process.wait()
 
     def log_tail(self) -> str:
-        """The last lines of its log, indented, for a message to the user."""
+        """The last lines that this run wrote, indented and without terminal codes, for a message to the user."""
         try:
             with self.log.open("rb") as file:
-                file.seek(max(0, self.log.stat().st_size - LOG_TAIL_BYTES_MAX))
-                lines = file.read().decode("utf-8", "replace").splitlines()
+                size = self.log.stat().st_size
+                # A log shorter than at the start was emptied meanwhile: all in it is of this run.
+                start = self._log_start if self._log_start <= size else 0
+                file.seek(max(start, size - LOG_TAIL_BYTES_MAX))
+                lines = _CONTROL.sub("", file.read().decode("utf-8", "replace").replace("\r\n", "\n")).split("\n")
         except FileNotFoundError:
             return ""
+        if not lines[-1]:
+            lines.pop()
         return "\n".join("    " + line for line in lines[-LOG_TAIL_LINES:])
 
     def died(self) -> Unavailable:

@@ -12,7 +12,7 @@ from herald.commands.send import send
 from herald.commands.status import status
 from herald.commands.tenant import tenant
 from herald.commands.token import token
-from herald.console import complain
+from herald.console import close_stdout, complain, file_fault
 from herald.errors import FAILED, INTERRUPTED, OK, USAGE
 from notification.errors import HeraldError, InvalidInput, SettingsError
 
@@ -49,6 +49,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; never a traceback for what a user can cause."""
     try:
         result = cli.main(args=arguments, prog_name="herald", standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk can still be told
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except click.ClickException as error:
@@ -59,6 +60,12 @@ def run(arguments: list[str] | None = None) -> int:
         return USAGE
     except HeraldError as error:
         complain(str(error))
+        return FAILED
+    except OSError as error:
+        close_stdout()
+        if isinstance(error, BrokenPipeError):
+            return OK
+        complain(file_fault(error))
         return FAILED
     except SystemExit:
         return OK  # click's answer to a reader that went away (`| head`): nothing is wrong with that

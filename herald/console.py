@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import sys
 from typing import Any
 
@@ -23,6 +24,22 @@ def iso_ms(unix_ms: int) -> str:
 def iso_time(moment: datetime.datetime) -> str:
     """An aware datetime in the same form."""
     return iso_ms(round(moment.timestamp() * 1_000))
+
+
+def close_stdout() -> None:
+    """Give up on what stdout has not taken: Python would fail on it again at exit, with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def file_fault(error: OSError) -> str:
+    """`users.txt: No such file or directory`: the file where the error names one, and the reason in words."""
+    reason = error.strerror or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else f"reading or writing failed: {reason}"
 
 
 def complain(text: str) -> None:

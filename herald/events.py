@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from herald.console import file_fault
 from notification.errors import InvalidInput
 from notification.frames import Action
 from notification.ids import check_user, new_uuid7
@@ -43,9 +44,10 @@ def build(fields: dict[str, Any], priority: str) -> Event:
 
 
 def check_record(record: bytes, priority: str) -> tuple[str, str]:
-    """The worker's own admission, applied here so that a mistake is told now and not by a dead letter.
+    """The worker's own admission, as far as it needs no PostgreSQL, so that most mistakes are told at once.
 
-    Returns tenant and user. Raises InvalidInput naming the field. What needs PostgreSQL is left to the worker.
+    Returns tenant and user. Raises InvalidInput naming the field. What only the worker knows (an unknown tenant,
+    an id used before) ends in a dead letter.
     """
     from worker import admission, event
     from worker.log import Record
@@ -106,15 +108,19 @@ def _action(number: int, text: str) -> dict[str, str]:
 
 
 def users(values: tuple[str, ...]) -> Iterator[str]:
-    """The users of --user options: an id, or `@FILE` with one id per line. Raises InvalidInput."""
+    """The users of --user options: an id, or `@FILE` with at least one id, one per line. Raises InvalidInput."""
     for value in values:
         if not value.startswith("@"):
             yield check_user(value, "--user")
             continue
         try:
             text = Path(value[1:]).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput("--user", f"cannot read {value[1:]}: {error}") from error
+        except OSError as error:
+            raise InvalidInput("--user", file_fault(error)) from error
+        except UnicodeDecodeError as error:
+            raise InvalidInput("--user", f"{value[1:]}: must be text in UTF-8") from error
+        if not text.strip():
+            raise InvalidInput("--user", f"{value[1:]}: must hold at least one user id, one per line")
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
                 yield check_user(line.strip(), f"--user {value} line {number}")

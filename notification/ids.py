@@ -13,8 +13,10 @@ from typing import Final
 from notification.errors import InvalidInput
 from notification.limits import ID_CHARS_MAX, USER_CHARS_MAX
 
+_TIME_RULE: Final = "must be a UUID of version 7 whose time is not after the year 9999"
 _TOKEN: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}", re.ASCII)
 _USER: Final = re.compile(rf"[!-~]{{1,{USER_CHARS_MAX}}}", re.ASCII)
+UUID7_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z: the last time a date can name
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -53,20 +55,30 @@ def new_uuid7(now_ms: int | None = None) -> uuid.UUID:
 
 
 def uuid7_ms(value: uuid.UUID) -> int:
-    """The Unix milliseconds inside a UUIDv7. Raises InvalidInput for any other version."""
+    """The Unix milliseconds inside a UUIDv7. Raises InvalidInput: another version, a time after the year 9999."""
     if value.version != 7:
         raise InvalidInput("id", "must be a UUID of version 7")
-    return value.int >> 80
+    stamp = value.int >> 80
+    if stamp > UUID7_MS_MAX:
+        raise InvalidInput("id", _TIME_RULE)
+    return stamp
+
+
+def is_uuid7(value: uuid.UUID) -> bool:
+    """Whether a notification may have this id: version 7, and a time that a date can name."""
+    return value.version == 7 and value.int >> 80 <= UUID7_MS_MAX
 
 
 def parse_uuid7(text: str, field: str = "id") -> uuid.UUID:
-    """Parse the canonical 36-character form only. Raises InvalidInput."""
+    """Parse the canonical 36-character form only, of a time up to UUID7_MS_MAX. Raises InvalidInput."""
     try:
         value = uuid.UUID(text)
     except ValueError:
         value = None
     if value is None or str(value) != text or value.version != 7:
         raise InvalidInput(field, "must be a UUID of version 7 in its lower-case canonical form")
+    if value.int >> 80 > UUID7_MS_MAX:
+        raise InvalidInput(field, _TIME_RULE)
     return value
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import os
 import tomllib
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -159,6 +160,15 @@ def _parse(key: str, text: str, where: str) -> Any:
 
 _TYPE_NAMES: Final = {str: "a string", int: "a whole number", bool: "true or false"}
 _BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_SCHEMES: Final = {
+    "nats": ("nats", "tls"), "redis": ("redis", "rediss"), "postgres": ("postgresql", "postgres"),
+}  # fmt: skip
+_FORMS: Final = {
+    "kafka": "host:port[,host:port], without a scheme",
+    "nats": "nats:// or tls://[user:password@]host[:port], several with a comma between",
+    "redis": "redis:// or rediss://[user:password@]host[:port]/db",
+    "postgres": "postgresql://user[:password@]host[:port]/database",
+}
 _LOOPBACK: Final = ("127.", "::1", "localhost")
 
 
@@ -169,6 +179,8 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"{key}: must be 1 to 65535, is {value}")
         if isinstance(field.default, int) and not key.endswith("_port") and value < 0:
             raise SettingsError(f"{key}: must not be negative, is {value}")
+    _check_addresses(settings)
+    _check_ports(settings)
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"log_level: must be debug, info, warning or error, is {settings.log_level!r}")
     if settings.gateway_carrier not in ("engine", "picows"):
@@ -180,3 +192,45 @@ def _check(settings: Settings) -> None:
             f"gateway_host: {settings.gateway_host} is not loopback and the listener has no TLS; put a TLS load "
             'balancer in front and set plaintext_network = "trusted"'
         )
+
+
+def _check_addresses(settings: Settings) -> None:
+    """The configured addresses, by their form alone. They may hold a password: no message repeats a value."""
+    for key, form in _FORMS.items():
+        text: str = getattr(settings, key)
+        parts = text.split(",") if key in ("kafka", "nats") else [text]
+        if text and not all(_is_address(key, part) for part in parts):
+            hint = "" if key == "kafka" else "; of a login, percent-encode what is not a letter or a digit"
+            raise SettingsError(f"{key}: must be {form}{hint}")
+
+
+def _is_address(key: str, text: str) -> bool:
+    schemes = _SCHEMES.get(key, ())
+    try:
+        parts = urllib.parse.urlsplit(text if schemes else f"//{text}")
+        port = parts.port
+    except ValueError:  # a port that is no number or too large, a bracket without its pair
+        return False
+    if not parts.hostname or port == 0 or any(character.isspace() for character in text):
+        return False
+    if key == "kafka":
+        return port is not None and parts.netloc == text and "@" not in text
+    path = parts.path.strip("/")
+    if key == "redis" and not (path == "" or (path.isascii() and path.isdigit())):
+        return False
+    return parts.scheme in schemes and (key != "postgres" or path != "")
+
+
+def _check_ports(settings: Settings) -> None:
+    """Whoever listens here needs a port of its own: the gateway, embedded servers, and the demo beside them."""
+    used = {"gateway_port": settings.gateway_port}
+    for key in _FORMS:
+        if not getattr(settings, key):
+            used[f"{key}_port"] = getattr(settings, f"{key}_port")
+    if not (settings.nats and settings.redis):  # with both configured it may be a gateway without devstack
+        used["demo_port"] = settings.demo_port
+    taken: dict[int, str] = {}
+    for key, port in used.items():
+        other = taken.setdefault(port, key)
+        if other != key:
+            raise SettingsError(f"{key}: port {port} is also {other}; give each its own")

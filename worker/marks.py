@@ -10,6 +10,7 @@ from typing import Final, get_args
 
 from notification.errors import InvalidInput
 from notification.frames import IDS_PER_FRAME_MAX, State, StateFrame
+from notification.ids import is_uuid7
 from notification.messages import StateReply, StateRequest
 from worker.database import Pool, tenant_transaction
 from worker.fill import counters_of
@@ -80,11 +81,9 @@ async def mark(pool: Pool, request: StateRequest) -> tuple[StateReply, StateFram
 
 
 def _idents(ids: Sequence[bytes]) -> list[uuid.UUID]:
+    """The ids that a notification can have; the others are of none, as an id that nobody knows."""
     if len(ids) > IDS_PER_FRAME_MAX:
         raise InvalidInput("ids", f"must be at most {IDS_PER_FRAME_MAX}")
-    idents = []
-    for raw in dict.fromkeys(ids):
-        if len(raw) != 16 or (ident := uuid.UUID(bytes=raw)).version != 7:
-            raise InvalidInput("ids", "must be UUIDs of version 7")
-        idents.append(ident)
-    return idents
+    if any(len(raw) != 16 for raw in ids):
+        raise InvalidInput("ids", "must be 16 bytes each")
+    return [ident for ident in (uuid.UUID(bytes=raw) for raw in dict.fromkeys(ids)) if is_uuid7(ident)]

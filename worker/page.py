@@ -27,6 +27,7 @@ ORDER BY n.notification_id DESC LIMIT $4
 
 async def page(pool: Pool, ring: KeyRing, request: PageRequest) -> PageReply:
     """One page and the counters, from one snapshot. Raises InvalidInput, database.AWAY."""
+    # Any 16 bytes are a place between ids: what cannot be an id at all still has ids before it.
     if len(request.before) not in (0, 16):
         raise InvalidInput("before", "must be the id of a notification")
     before = uuid.UUID(bytes=request.before) if request.before else _NEWEST

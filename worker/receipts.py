@@ -26,7 +26,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from notification import messages, telemetry
 from notification.errors import InvalidInput
-from notification.ids import check_token, check_user
+from notification.ids import check_token, check_user, uuid7_ms
 from notification.limits import RECEIPTS_CLAIM_IDLE_MS, RECEIPTS_READ_ENTRIES_MAX
 from notification.messages import AckReceipt, ConnectionReceipt, ReceiptsEntry
 from notification.names import RECEIPTS_FIELD, RECEIPTS_GROUP, RECEIPTS_STREAM
@@ -250,7 +250,7 @@ def _is_good(receipt: AckReceipt | ConnectionReceipt) -> bool:
         check_token(receipt.tenant, "tenant")
         check_user(receipt.user)
         if isinstance(receipt, AckReceipt):
-            day_of(uuid.UUID(bytes=receipt.id))
+            uuid7_ms(uuid.UUID(bytes=receipt.id))
         else:
             check_token(receipt.connection_id, "connection_id")
             check_token(receipt.device, "device")

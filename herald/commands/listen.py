@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from herald.commands.common import json_option, run_async, settings_of, tenant_option
-from herald.console import iso_ms, print_json
+from herald.console import file_fault, iso_ms, print_json
 from herald.errors import OK, Failed
 from notification.errors import InvalidInput
 from notification.frames import CONNECT_PATH, Notification
@@ -98,8 +98,10 @@ def _token(settings: Settings, tenant: str, user: str, device: str | None, file:
         return mint(settings, tenant, user, device, TOKEN_LIFETIME_S)[0]
     try:
         return file.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput("--token-file", f"must hold a token: {error}") from error
+    except OSError as error:
+        raise InvalidInput("--token-file", file_fault(error)) from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput("--token-file", f"{file}: must hold a token, which is ASCII") from error
 
 
 def _print(tenant: str, user: str, n: Notification, as_json: bool) -> None:

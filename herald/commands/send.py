@@ -112,8 +112,10 @@ def _from_options(options: dict[str, Any]) -> Iterator[Event]:
         ("--tenant", options["tenant"]), ("--user", options["user_values"]), ("--title", options["title"]),
         ("--body", options["body"]),
     ):  # fmt: skip
-        if not given:
+        if given is None or given == ():
             raise click.UsageError(f"Missing option '{name}' (or --file).")
+    if not options["title"].strip():
+        raise InvalidInput("--title", "must not be empty")
     payload = events.payload(
         options["title"], options["body"], options["image"], options["actions"], options["data"]
     )
@@ -189,10 +191,13 @@ async def _send(settings: Settings, events: Iterable[tuple[int | None, Event]], 
 
     async with EventProducer(settings) as producer:
         waiting: set[asyncio.Task[None]] = set()
-        for line, event in events:
-            waiting.add(asyncio.create_task(one(producer, line, event)))
-            if len(waiting) >= IN_FLIGHT_MAX:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-        await asyncio.gather(*waiting)
+        try:
+            for line, event in events:
+                waiting.add(asyncio.create_task(one(producer, line, event)))
+                if len(waiting) >= IN_FLIGHT_MAX:
+                    done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.gather(*done)
+            await asyncio.gather(*waiting)
+        except OSError:  # stdout takes no more: what is under way is awaited, and told no further
+            await asyncio.gather(*waiting, return_exceptions=True)
+            raise

@@ -210,6 +210,24 @@ def test_an_unknown_notification_is_a_failure(herald: Herald, tenant: str) -> No
     assert result.err == f"error: tenant '{tenant}' has no notification {ident}\n"
 
 
+def test_an_id_after_the_year_9999_is_refused_in_one_line(herald: Herald, tenant: str) -> None:
+    result = herald("status", "--tenant", tenant, "--id", "ffffffff-ffff-7fff-bfff-ffffffffffff")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "error: --id: must be a UUID of version 7 whose time is not after the year 9999\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_one_line(folder: Path, tenant: str, unbuffered: str) -> None:
+    users = [option for user in ("ann", "bob", "eve") for option in ("--user", user)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("send", "--tenant", tenant, *users, "--title", "T", "--body", "B", "--json"), cwd=folder,
+            env=environment() | {"PYTHONUNBUFFERED": unbuffered}, stdout=full, stderr=subprocess.PIPE, text=True,
+            timeout=WAIT_S, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "error: reading or writing failed: No space left on device\n")
+
+
 def test_ctrl_c_ends_listening_quietly(
     listening: Callable[..., subprocess.Popen[str]], herald: Herald, tenant: str
 ) -> None:

@@ -289,7 +289,18 @@ async def test_nobody_marks_what_is_not_theirs(world: World) -> None:
     assert (await world.lab.row(world.tenant, sent.id))["status"] == "ACCEPTED"
 
 
-@pytest.mark.parametrize(("ids_", "to"), [([b"short"], "read"), ([uuid.uuid4().bytes], "read"), ([], "deleted")])
+async def test_ids_that_no_notification_can_have_are_passed_over(world: World) -> None:
+    [sent] = await world.several(1)
+    nobodys = [bytes(16), b"\xff" * 16, uuid.uuid4().bytes, uuid.UUID("ffffffff-ffff-7fff-bfff-ffffffffffff").bytes]
+    reply = await world.ask(StateRequest(world.tenant, "ann", "phone", [*nobodys, sent.id.bytes], "read"))
+    assert isinstance(reply, StateReply)
+    assert reply.counters.unread == 0
+    assert (await world.lab.row(world.tenant, sent.id))["status"] == "READ"
+    reply = await world.ask(StateRequest(world.tenant, "ann", "phone", nobodys, "read"))
+    assert isinstance(reply, StateReply)
+
+
+@pytest.mark.parametrize(("ids_", "to"), [([b"short"], "read"), ([], "deleted")])
 async def test_a_bad_state_request_is_refused(world: World, ids_: list[bytes], to: str) -> None:
     assert await world.ask(StateRequest(world.tenant, "ann", "d", ids_, to)) == Failure("bad_frame")
 
@@ -308,6 +319,14 @@ async def test_pages_go_from_the_newest_to_the_oldest(world: World) -> None:
     second = await world.page(before=first.next, limit=2)
     assert [frames.decode_server(bytes(item.n)).id for item in second.items] == [str(sent[2].id), str(sent[0].id)]  # type: ignore[union-attr]
     assert second.next is None
+
+
+async def test_a_page_may_begin_anywhere(world: World) -> None:
+    [sent] = await world.several(1)
+    for place, found in (("ffffffff-ffff-7fff-bfff-ffffffffffff", 1), (str(uuid.UUID(int=1)), 0)):
+        assert len((await world.page(before=place)).items) == found
+    reply = await world.ask(PageRequest(world.tenant, "ann", sent.id.bytes[:9], 1))
+    assert reply == Failure("bad_frame")
 
 
 # --- the edge snapshot ------------------------------------------------------
@@ -335,6 +354,17 @@ async def test_garbage_is_refused_and_a_request_on_the_wrong_subject_too(world: 
     assert messages.decode_reply(await world.inbox.handle(INBOX_RESUME, b"\xc1")) == Failure("bad_frame")
     wrong = messages.encode(EdgeRequest(0))
     assert messages.decode_reply(await world.inbox.handle(INBOX_RESUME, wrong)) == Failure("bad_frame")
+
+
+async def test_what_nobody_foresaw_is_answered_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("worker.inbox.mark", broken)
+    request = StateRequest(world.tenant, "ann", "phone", [new_uuid7().bytes], "read")
+    async with asyncio.timeout(1):
+        assert await world.ask(request) == Failure("busy")
+    assert isinstance(await world.fill(), FillReply)
 
 
 async def test_above_its_bound_it_is_busy_and_below_it_answers_all(world: World) -> None:

@@ -4,15 +4,18 @@ import asyncio
 import json
 import os
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from herald import events
+from herald.producer import EventProducer
 from notification import ids, names
 from notification.settings import Settings
 from tests.stack.route import status_becomes
@@ -20,16 +23,31 @@ from tests.stack.route import status_becomes
 pytestmark = pytest.mark.stack
 
 TENANT = "demo"
+PARTITIONER = "murmur2_random"  # docs/events.md: the rule of Kafka's Java clients
 CODECS = ("gzip", "snappy", "lz4", "zstd")
-Produce = Callable[[Settings, str, bytes, bytes], None]
+Produce = Callable[[Settings, str, bytes, bytes], object]
 
 
-def with_confluent_kafka(settings: Settings, topic: str, key: bytes, value: bytes, codec: str = "none") -> None:
+def with_confluent_kafka(settings: Settings, topic: str, key: bytes, value: bytes, codec: str = "none") -> int:
     failures = []
-    producer = Producer({"bootstrap.servers": settings.kafka_servers, "acks": "all", "compression.type": codec})
-    producer.produce(topic, value, key, on_delivery=lambda error, _: failures.append(error) if error else None)
+    partitions = []
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            failures.append(error)
+        else:
+            partitions.append(message.partition())
+
+    producer = Producer(
+        {
+            "bootstrap.servers": settings.kafka_servers, "acks": "all", "compression.type": codec,
+            "partitioner": PARTITIONER,
+        }
+    )  # fmt: skip
+    producer.produce(topic, value, key, on_delivery=delivered)
     assert producer.flush(20) == 0
     assert failures == []
+    return int(partitions[0])
 
 
 def with_codec(codec: str) -> Produce:
@@ -42,7 +60,8 @@ def with_codec(codec: str) -> Produce:
 def with_kcat(settings: Settings, topic: str, key: bytes, value: bytes) -> None:
     assert os.environ.get("KAFKA") == "apache", "kcat needs Apache Kafka: make test-kafka"
     subprocess.run(
-        ["kcat", "-P", "-b", settings.kafka_servers, "-t", topic, "-k", key.decode()],
+        ["kcat", "-P", "-b", settings.kafka_servers, "-t", topic, "-k", key.decode(),
+         "-X", f"partitioner={PARTITIONER}"],
         input=value + b"\n", check=True, timeout=30, capture_output=True,
     )  # fmt: skip
 
@@ -81,6 +100,41 @@ async def test_a_foreign_event_reaches_a_foreign_client(system: Settings, produc
         assert frame["lane"] == f"direct.{priority}"
         await socket.send(json.dumps({"t": "ack", "ids": [event["id"]]}))
         await status_becomes(system, TENANT, str(event["id"]), "DELIVERED")
+
+
+async def test_a_state_of_an_id_after_the_year_9999_is_answered_at_once(system: Settings) -> None:
+    token = await asyncio.to_thread(issue, system, f"user-{ids.new_uuid7()}")
+    url = f"ws://127.0.0.1:{system.gateway_port}/ws/connect?device=foreign"
+    headers = {"Authorization": f"Bearer {token}"}
+    async with connect(url, additional_headers=headers, subprotocols=[Subprotocol("herald.v1")]) as socket:
+        await frame_of(socket, "resumed")
+        started_s = time.monotonic()
+        beyond = "ffffffff-ffff-7fff-bfff-ffffffffffff"
+        await socket.send(json.dumps({"t": "state", "ids": [beyond], "to": "read"}))
+        assert (await asyncio.wait_for(frame_of(socket, "error"), 10))["code"] == "bad_frame"
+        assert time.monotonic() - started_s < 1
+
+
+async def test_a_foreign_producer_puts_a_user_where_ours_does(system: Settings) -> None:
+    """Else a user's events of two producers would be in two partitions, and in no order."""
+    topic = names.TOPIC_PREFIX + "low"
+    chosen = set()
+    async with EventProducer(system) as producer:
+        for _ in range(8):
+            user = f"user-{ids.new_uuid7()}"
+            fields = {
+                "tenant_id": TENANT,
+                "user_id": user,
+                "type": "service",
+                "payload": {"title": "T", "body": "B"},
+            }
+            one, other = (events.build(fields, "low") for _ in range(2))
+            ours = (await producer.publish("low", TENANT, user, one.record)).partition
+            key = names.record_key(TENANT, user)
+            theirs = await asyncio.to_thread(with_confluent_kafka, system, topic, key, other.record)
+            assert theirs == ours
+            chosen.add(ours)
+    assert len(chosen) > 1  # the keys spread: not everything goes to one partition
 
 
 def issue(settings: Settings, user: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from notification.errors import InvalidInput
-from notification.ids import new_uuid7
+from notification.ids import UUID7_MS_MAX, new_uuid7
 from notification.messages import EdgeKey
 from notification.settings import Settings
 from tests.stack.lab import open_lab
@@ -72,3 +72,9 @@ async def test_nobody_sees_another_tenants_notification(
         [sent] = await lab.store(tenant)
     assert await operations.notification_status("demo", sent.id) == []
     assert await operations.notification_status(tenant, new_uuid7()) == []
+    assert await operations.notification_status(tenant, new_uuid7(UUID7_MS_MAX)) == []
+
+
+async def test_an_id_that_no_notification_can_have_is_refused(operations: Operations, tenant: str) -> None:
+    with pytest.raises(InvalidInput, match="not after the year 9999"):
+        await operations.notification_status(tenant, new_uuid7(UUID7_MS_MAX + 1))

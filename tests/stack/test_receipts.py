@@ -219,3 +219,15 @@ async def test_an_ack_of_a_day_without_rows_is_ignored(world: World, tenant: str
     await world.add(AckReceipt(tenant, "ann", "phone", 0, 1, old.bytes, 1))
     await drain(world.role())
     assert await world.left() == (0, 0)
+
+
+async def test_acks_of_ids_that_no_notification_can_have_do_not_hold_up_the_others(
+    world: World, tenant: str
+) -> None:
+    [sent] = await world.lab.store(tenant)
+    before = len(await world.audit("receipts_poison"))
+    beyond = [b"\xff" * 16, new_uuid7(2**48 - 1).bytes, uuid.uuid4().bytes]
+    await world.add(*(AckReceipt(tenant, "ann", "phone", 0, 1, ident, 1) for ident in beyond), ack(sent))
+    await drain(world.role())
+    assert (await world.lab.row(tenant, sent.id))["status"] == Status.DELIVERED
+    assert len(await world.audit("receipts_poison")) == before

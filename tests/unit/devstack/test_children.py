@@ -36,6 +36,23 @@ async def test_what_it_said_last_goes_into_the_error(tmp_path: Path) -> None:
     assert [line.strip() for line in lines[1:]] == [str(number) for number in range(100 - LOG_TAIL_LINES, 100)]
 
 
+async def test_the_tail_is_of_this_run_and_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("of an earlier run\n")
+    said = "\\x1b[2m12:00\\x1b[0m \\x1b]0;title\\x07\\x1b[31;1mred\\x1b[m\\tnew\\rline\\r\\nlast"
+    child = python(f"print('{said}')", log)
+    assert child.log_tail() == "    of an earlier run"
+    child.start()
+    await child.wait(10)
+    assert child.log_tail() == "    12:00 red\tnewline\n    last"
+    assert log.read_text().startswith("of an earlier run\n")
+    child.start()
+    await child.wait(10)
+    assert child.log_tail() == "    12:00 red\tnewline\n    last"
+    log.write_text("cut\n")
+    assert child.log_tail() == "    cut"
+
+
 def test_the_environment_of_a_child_holds_exactly_our_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -41,6 +41,24 @@ def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
         (["token", "--tenant", "demo", "--user", "a b"], "--user: must be 1 to 128 printable ASCII characters"),
         (["status", "--tenant", "demo", "--id", "7"], "--id: must be a UUID of version 7"),
         (
+            ["status", "--tenant", "demo", "--id", "ffffffff-ffff-7fff-bfff-ffffffffffff"],
+            "--id: must be a UUID of version 7 whose time is not after the year 9999",
+        ),
+        (["send", "--tenant", "demo", "--user", "ann", "--title", "", "--body", "B"], "--title: must not be empty"),
+        (
+            ["send", "--tenant", "demo", "--user", "ann", "--title", " ", "--body", "B"],
+            "--title: must not be empty",
+        ),
+        (["send", "--file", "none.jsonl"], "'none.jsonl': No such file or directory"),
+        (
+            ["send", "--tenant", "demo", "--user", "@none", "--title", "T", "--body", "B"],
+            "--user: none: No such file or directory",
+        ),
+        (
+            ["send", "--tenant", "demo", "--user", "@.", "--title", "T", "--body", "B"],
+            "--user: .: Is a directory",
+        ),
+        (
             ["status", "--tenant", "a b", "--id", "01936b5e-4c00-7000-8000-000000000001"],
             "--tenant: must be 1 to 64",
         ),
@@ -56,6 +74,7 @@ def test_usage_errors_exit_2_and_name_the_fix(herald: Herald, arguments: list[st
     assert result.code == 2
     assert says in result.err
     assert "Traceback" not in result.err
+    assert "Errno" not in result.err
 
 
 def test_a_wrong_setting_is_one_line(herald: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +90,7 @@ def test_a_wrong_setting_is_one_line(herald: Herald, monkeypatch: pytest.MonkeyP
 def test_config_check_shows_values_and_sources_and_no_login(
     herald: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("herald.toml").write_text('gateway_port = 9000\nnats = "nats://a:se,cr@et@h1:4222,nats://token@h2"\n')
+    Path("herald.toml").write_text('gateway_port = 9000\nnats = "nats://a:se%2Ccr@et@h1:4222,nats://token@h2"\n')
     monkeypatch.setenv("HERALD_POSTGRES", "postgresql://owner:hunter2@db/herald?password=hunter3&sslmode=require")
     monkeypatch.setenv("HERALD_LOG_JSON", "false")
     rows = {row["key"]: row for row in herald("config", "check", "--json").rows}
@@ -81,7 +100,7 @@ def test_config_check_shows_values_and_sources_and_no_login(
     assert (rows["gateway_port"]["value"], rows["gateway_port"]["source"]) == (9000, "herald.toml")
     assert (rows["log_json"]["value"], rows["log_json"]["source"]) == (False, "HERALD_LOG_JSON")
     table = herald("config", "check").out
-    for secret in ("hunter", "se,cr", "et@", "token"):
+    for secret in ("hunter", "se%2Ccr", "et@", "token"):
         assert secret not in table.replace("token issuer", "")
         assert secret not in str([row["value"] for row in rows.values()])
     assert rows["postgres"]["value"] == "postgresql://***@db/herald?password=***&sslmode=require"
@@ -174,6 +193,18 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["config", "check"], ["config", "check", "--json"], ["--help"]])
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path: Path, arguments: list[str], unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "herald", *arguments], stdout=full, stderr=subprocess.PIPE, text=True,
+            cwd=tmp_path, check=False,
+            env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert (result.returncode, result.stderr) == (1, "error: reading or writing failed: No space left on device\n")
 
 
 def test_help_does_not_load_servers() -> None:

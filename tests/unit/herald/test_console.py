@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from herald.commands.listen import _plain
-from herald.console import iso_ms, iso_time, print_json
+from herald.console import file_fault, iso_ms, iso_time, print_json
 
 
 def test_times_are_utc_with_milliseconds() -> None:
@@ -22,3 +22,9 @@ def test_rows_are_one_compact_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_notification_cannot_steer_the_terminal() -> None:
     assert _plain("a\x1b[2Jb\nc\u202e") == "a [2Jb c "
+
+
+def test_a_files_fault_is_said_in_words() -> None:
+    assert file_fault(FileNotFoundError(2, "No such file or directory", "x")) == "x: No such file or directory"
+    assert file_fault(OSError(5, "Input/output error")) == "reading or writing failed: Input/output error"
+    assert file_fault(OSError()) == "reading or writing failed: OSError"

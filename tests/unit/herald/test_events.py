@@ -97,7 +97,7 @@ def test_users_from_options_and_files(tmp_path: Path) -> None:
     file.write_text("bob\nno body\n")
     with pytest.raises(InvalidInput, match="line 2"):
         list(events.users((f"@{file}",)))
-    with pytest.raises(InvalidInput, match="cannot read"):
+    with pytest.raises(InvalidInput, match="none: No such file"):
         list(events.users((f"@{tmp_path}/none",)))
 
 

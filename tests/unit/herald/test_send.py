@@ -95,6 +95,32 @@ def test_from_options_nothing_is_sent_unless_all_is_right(herald: Herald, kafka:
     assert kafka.records == []
 
 
+def test_a_users_file_without_users_is_named(herald: Herald, kafka: Kafka) -> None:
+    for text in ("", " \n\n"):
+        Path("empty.txt").write_text(text)
+        result = herald("send", "--tenant", "demo", "--user", "@empty.txt", "--title", "T", "--body", "B")
+        assert (result.code, result.out) == (2, "")
+        assert result.err == "error: --user: empty.txt: must hold at least one user id, one per line\n"
+    Path("latin.txt").write_bytes(b"\xff")
+    assert "--user: latin.txt: must be text in UTF-8" in herald(*ONE, "--user", "@latin.txt").err
+    assert kafka.records == []
+
+
+@pytest.mark.parametrize("in_flight_max", [7, 500])
+def test_when_stdout_is_full_one_line_says_so(
+    herald: Herald, kafka: Kafka, monkeypatch: pytest.MonkeyPatch, in_flight_max: int
+) -> None:
+    monkeypatch.setattr(send, "IN_FLIGHT_MAX", in_flight_max)
+    Path("events.jsonl").write_text("".join(event(f"u{number}") + "\n" for number in range(50)))
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        result = herald("send", "--file", "events.jsonl", "--json")
+        assert result.code == 1
+        summary, reason = result.err.splitlines()
+        assert summary.startswith("sent ")
+        assert reason == "error: reading or writing failed: No space left on device"
+
+
 def test_a_file_is_sent_line_by_line_and_bad_lines_are_named(herald: Herald, kafka: Kafka) -> None:
     lines = [event("u1"), "{", "", event("u2", priority="high", type="promotional"), event("u3", ttl=0)]
     Path("events.jsonl").write_text("\n".join(lines))

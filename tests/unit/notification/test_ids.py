@@ -1,5 +1,6 @@
 """notification.ids: who may be called what, and identifiers that sort by time."""
 
+import datetime
 import time
 import uuid
 
@@ -48,7 +49,7 @@ def test_a_client_id_has_three_parts() -> None:
     assert ids.client_id("demo", "a.b@c", "phone").split(".") == ["demo", ids.encode_user("a.b@c"), "phone"]
 
 
-@given(st.integers(0, 2**48 - 1))
+@given(st.integers(0, ids.UUID7_MS_MAX))
 def test_a_uuid7_carries_its_time(stamp: int) -> None:
     value = ids.new_uuid7(stamp)
     assert (value.version, value.variant) == (7, uuid.RFC_4122)
@@ -64,6 +65,21 @@ def test_new_uuids_differ_and_are_of_now() -> None:
 def test_the_time_of_another_version_is_refused() -> None:
     with pytest.raises(InvalidInput, match="version 7"):
         ids.uuid7_ms(uuid.uuid4())
+
+
+def test_a_time_that_no_date_can_name_is_refused() -> None:
+    last = ids.new_uuid7(ids.UUID7_MS_MAX)
+    assert datetime.datetime.fromtimestamp(ids.uuid7_ms(last) / 1000, datetime.UTC).year == 9999
+    assert ids.parse_uuid7(str(last)) == last
+    assert ids.is_uuid7(last)
+    for stamp in (ids.UUID7_MS_MAX + 1, 2**48 - 1):
+        beyond = ids.new_uuid7(stamp)
+        with pytest.raises(InvalidInput, match=r"^--id: must be .* not after the year 9999$"):
+            ids.parse_uuid7(str(beyond), "--id")
+        with pytest.raises(InvalidInput, match="not after the year 9999"):
+            ids.uuid7_ms(beyond)
+        assert not ids.is_uuid7(beyond)
+    assert not ids.is_uuid7(uuid.uuid4())
 
 
 def test_only_the_canonical_form_parses() -> None:

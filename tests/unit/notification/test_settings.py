@@ -47,6 +47,9 @@ def test_a_variable_beats_the_file_beats_the_default(tmp_path: Path) -> None:
         ("", {"HERALD_LOG_LEVEL": "loud"}, "log_level: must be debug, info, warning or error"),
         ("", {"HERALD_PLAINTEXT_NETWORK": "yes"}, "plaintext_network"),
         ("", {"HERALD_GATEWAY_HOST": "0.0.0.0"}, 'set plaintext_network = "trusted"'),
+        ("gateway_port = 14222", {}, "gateway_port; give each its own"),
+        ("demo_port = 8081", {}, "demo_port: port 8081 is also gateway_port; give each its own"),
+        ("kafka_port = 15432", {}, "postgres_port: port 15432 is also kafka_port"),
         ("gateway_port = ", {}, "herald.toml: "),
         ("[gateway]\nport = 1", {}, "unknown setting 'gateway'"),
     ],
@@ -61,6 +64,55 @@ def test_mistakes_are_named(tmp_path: Path, text: str, environ: dict[str, str], 
 def test_a_trusted_network_may_bind_everywhere(tmp_path: Path) -> None:
     environ = {"HERALD_GATEWAY_HOST": "0.0.0.0", "HERALD_PLAINTEXT_NETWORK": "trusted"}
     assert load(tmp_path / "none", environ)[0].gateway_host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("kafka", "k:9092"), ("kafka", "k1:9092,10.0.0.1:9093,[::1]:9094"),
+        ("nats", "nats://n"), ("nats", "tls://u:p%40ss@n1:4222,nats://token@n2:4222"),
+        ("redis", "redis://r"), ("redis", "rediss://:p@r:6380/2"),
+        ("postgres", "postgresql://u:p@h:5432/herald?sslmode=require"), ("postgres", "postgres://u@[::1]/herald"),
+    ],
+)  # fmt: skip
+def test_addresses_of_the_forms_that_the_code_takes(tmp_path: Path, key: str, value: str) -> None:
+    settings, _ = load(tmp_path / "none", {f"HERALD_{key.upper()}": value})
+    assert getattr(settings, key) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "form", "values"),
+    [
+        ("kafka", "host:port[,host:port]",
+         ["hunter2", "kafka://hunter2:9092", "u:hunter2@k:9092", "hunter2:0", "hunter2:70000", "hunter2:x", "k:1,",
+          "k:1, hunter2:2", ":9092", "hunter2:9092/x"]),
+        ("nats", "nats:// or tls://",
+         ["hunter2:4222", "http://hunter2:4222", "nats://", "nats://u:hunter2@", "nats://n:1,hunter2", "ws://hunter2",
+          "nats://u:hunter2,x@n:4222"]),
+        ("redis", "redis:// or rediss://",
+         ["hunter2", "unix:///hunter2", "redis://u:hunter2@", "redis://r/hunter2", "redis://u:hunt/er2@r/0"]),
+        ("postgres", "postgresql://",
+         ["hunter2", "mysql://u:hunter2@h/d", "postgresql://u:hunter2@h", "postgresql://u:hunter2@/d",
+          "postgresql://u:hunter2@h:x/d", "postgresql://u:hun#ter2@h/d", "postgresql://u:hunter2@h:1,i:2/d"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_address_is_named_with_its_form_and_without_its_password(
+    tmp_path: Path, key: str, form: str, values: list[str]
+) -> None:
+    for value in values:
+        with pytest.raises(SettingsError) as caught:
+            load(tmp_path / "none", {f"HERALD_{key.upper()}": value})
+        text = str(caught.value)
+        assert text.startswith(f"{key}: must be {form}"), value
+        assert "hun" not in text
+        assert "er2" not in text
+
+
+def test_ports_that_nobody_uses_here_may_repeat(tmp_path: Path) -> None:
+    """A gateway by itself on the demo's port, or on the port of a server that runs elsewhere."""
+    servers = {"HERALD_NATS": "nats://n", "HERALD_REDIS": "redis://r"}
+    assert load(tmp_path / "none", servers | {"HERALD_GATEWAY_PORT": "8080"})[0].demo_port == 8080
+    assert load(tmp_path / "none", servers | {"HERALD_GATEWAY_PORT": "14222"})[0].nats_port == 14222
 
 
 def test_every_field_has_a_doc_and_settings_are_frozen() -> None:
