@@ -16,6 +16,7 @@ from typing import Any
 
 import jwt
 import pytest
+import structlog
 
 from devstack.ports import free_ports
 from devstack.processes import WORKER_ROLES, HeraldProcess
@@ -34,6 +35,12 @@ def kafka_kind() -> type[Server]:
 
         return ApacheKafka
     return Tansu
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_come() -> None:
+    """A test that runs an entry point in this process configures logging: the next test starts anew."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
