@@ -177,9 +177,9 @@ def test_ctrl_c_is_quiet(tmp_path: Path, signum: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "herald", "send", "--file", str(fifo)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
-        cwd=tmp_path,
+        cwd=tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
-        time.sleep(1.0)
+        time.sleep(2.0)
         process.send_signal(signum)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, "")
