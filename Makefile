@@ -26,10 +26,10 @@ run: install ## Start everything, print READY, run until Ctrl-C (KAFKA=apache: o
 	@exec $(BIN)/python -m devstack run
 
 test: install chromium ## Run every test but those of test-kafka
-	@KAFKA= $(BIN)/python -m pytest -m "not kafka" -n 2 --dist loadfile --reruns 1
+	@KAFKA= $(BIN)/python -m pytest -m "not kafka" -n 2 --dist loadfile
 
 test-kafka: install kafka-tools ## Run the tests on real servers with Apache Kafka (Java 17, Maven, kcat)
-	@KAFKA=apache $(BIN)/python -m pytest -m "(stack or kafka) and not browser" --reruns 1
+	@KAFKA=apache $(BIN)/python -m pytest -m "(stack or kafka) and not browser"
 
 conformance: install ## Run the Autobahn cases of RFC 6455 against both carriers
 	@$(BIN)/python -m tests.conformance

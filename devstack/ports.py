@@ -39,8 +39,12 @@ def free_ports(count: int) -> list[int]:
     while len(ports) < count:
         port = random.randrange(*_TEST_PORTS)  # noqa: S311 - no secret
         with socket.socket() as probe:
-            if port not in ports and probe.connect_ex(("127.0.0.1", port)) != 0:
-                ports.append(port)
+            try:
+                probe.bind(("127.0.0.1", port))  # without SO_REUSEADDR: nor does an ended connection linger on it
+            except OSError:  # taken: another one
+                continue
+        if port not in ports:
+            ports.append(port)
     return ports
 
 

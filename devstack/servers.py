@@ -12,6 +12,7 @@ import shutil
 import signal
 import sysconfig
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +31,7 @@ NATS_CONNECTIONS_MAX: Final = 1_024
 _CAP_DAC_OVERRIDE: Final = 1  # linux/capability.h
 
 
-class Server:
+class Server(ABC):
     """One embedded server. Subclasses say what to run and when it is ready."""
 
     title = ""
@@ -75,11 +76,11 @@ class Server:
         assert self._child is not None
         return self._child
 
-    async def _prepare(self) -> Child:
-        raise NotImplementedError
+    @abstractmethod
+    async def _prepare(self) -> Child: ...
 
-    async def _ready(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    async def _ready(self) -> bool: ...
 
 
 class Tansu(Server):

@@ -7,6 +7,7 @@ what the edge snapshot does not know yet, the table of refusals.
 import asyncio
 import resource
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -85,7 +86,7 @@ class Door(Protocol):
         """Answer 101 and make a connection of it."""
 
 
-class Listener:
+class Listener(ABC):
     """What the listeners of both carriers do alike. `held` doors wait for an edge snapshot."""
 
     def __init__(self, policy: Policy, edge: Edge, routes: dict[str, Route]) -> None:
@@ -101,21 +102,21 @@ class Listener:
         """Refuse what is accepted above `count` sockets as overload."""
         self.sockets_max = count
 
+    @abstractmethod
     async def start(self, sock: socket.socket) -> None:
         """Listen on a bound socket."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def close(self) -> None:
         """Accept nothing more. Open connections stay."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def end(self) -> None:
         """After close(): drop what is open still."""
-        raise NotImplementedError
 
+    @abstractmethod
     def doors(self) -> int:
         """Accepted sockets that are no connection."""
-        raise NotImplementedError
 
     def judge(self, door: Door, request: Request | Refusal) -> None:
         """A request was read, or cannot be: answer it, now or once it is known what to say."""

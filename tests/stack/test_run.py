@@ -237,6 +237,7 @@ def test_a_second_one_on_the_same_data_is_refused(running: Running, tmp_path: Pa
 def test_a_taken_port_is_named_with_the_setting_that_changes_it(tmp_path: Path, key: str) -> None:
     settings = settings_in(tmp_path)
     with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", getattr(settings, key)))
         holder.listen()
         text = refused(settings, tmp_path)
