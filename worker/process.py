@@ -24,6 +24,7 @@ from notification.errors import HeraldError
 from notification.lifecycle import notify_ready, stop_event
 from notification.limits import REDIS_REPLY_MS_MAX, STARTUP_DEADLINE_S
 from notification.settings import Settings
+from worker import kafka_connection
 from worker.attempts import RetryBudget
 from worker.clock import DatabaseClock
 from worker.database import AWAY, Pool, connect_pool
@@ -83,6 +84,7 @@ def run(settings: Settings, roles: Sequence[str]) -> None:
     """Run the roles until SIGTERM or SIGINT. Raises HeraldError: a server stayed away, or a part crashed."""
     master = master_key(settings)
     telemetry.configure(settings.log_level, master, settings.log_json)
+    kafka_connection.install()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, roles, master))
 
