@@ -302,6 +302,7 @@ async def test_another_master_key_opens_nothing(bench: Bench) -> None:
 
 async def test_partitions_are_there_for_the_days_around_now(bench: Bench) -> None:
     async with bench.pool.acquire() as connection:
+        assert await make_ahead(connection) in (0, 4)  # four tables' day more if midnight has passed since setup
         assert await make_ahead(connection) == 0
         today = datetime.datetime.fromtimestamp(await database_ms(connection) / 1000, datetime.UTC).date()
     for offset in range(-PARTITION_DAYS_BEHIND, PARTITION_DAYS_AHEAD + 1):
