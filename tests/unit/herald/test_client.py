@@ -200,11 +200,19 @@ async def test_an_ack_while_disconnected_is_kept_for_the_repeat() -> None:
         await socket.send(json.dumps(n(1)))
         await gateway.forever(socket)
 
-    async with Gateway(lose, again) as gateway, HeraldClient(gateway.url, token) as client:
+    acked = asyncio.Event()
+
+    async def held_token() -> str:
+        if gone.is_set():  # or the reconnect might be over before anybody has seen it disconnected
+            await acked.wait()
+        return await token()
+
+    async with Gateway(lose, again) as gateway, HeraldClient(gateway.url, held_token) as client:
         (one,) = await take(client, 1)
         gone.set()
         await until(lambda: client._socket is None)
         await client.ack(one)
+        acked.set()
         await until(lambda: bool(gateway.frames))
         assert gateway.frames[0]["ids"] == [one.id]
 
