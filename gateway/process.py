@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import re
 import secrets
 import socket
@@ -21,6 +22,7 @@ from gateway.engine_listener import EngineListener
 from gateway.handshake import HEALTH_PATH, METRICS_PATH
 from gateway.health import Health
 from gateway.inbound import Inbound
+from gateway.link import Link
 from gateway.listener import Listener, Route
 from gateway.outbound import Outbound
 from gateway.picows_listener import PicowsListener
@@ -69,6 +71,7 @@ class Gateway:
         self._replacement = Replacement(bus, self.registry, self._presence)
         self._inbound = Inbound(self.registry, self._resume, clock)
         self._health = Health(bus, pipeline, self._presence, self.connections, self.registry, gateway_id)
+        self._shedding: asyncio.Task[None] | None = None
         self._listener = self._listen_by(
             carrier, {HEALTH_PATH: self._health.health, METRICS_PATH: self._health.metrics}
         )
@@ -101,6 +104,9 @@ class Gateway:
     async def close(self) -> None:
         """Stop the parts; what is still open is dropped."""
         await self._listener.close()
+        if self._shedding is not None:
+            self._shedding.cancel()
+            await asyncio.gather(self._shedding, return_exceptions=True)
         for connection in self.registry.connections():
             connection.abort()
         await self._listener.end()
@@ -118,14 +124,23 @@ class Gateway:
         except (Unavailable, TimeoutError):
             _log.warning("receipts_left_behind", queued=self._pipeline.queued)
 
+    def shed(self, count: int) -> None:
+        """Send so many clients away, to come back to a process that has fewer. One wave at a time."""
+        if self._shedding is not None and not self._shedding.done():
+            return
+        connections = self.registry.connections()
+        chosen = random.sample(connections, min(count, len(connections)))
+        self._shedding = asyncio.create_task(
+            drain.send_away(chosen, lambda: sum(connection.is_open() for connection in chosen))
+        )
+
     def _edge_changed(self) -> None:
         self.connections.edge_changed()
 
 
-async def serve(settings: Settings, index: int) -> None:
+async def serve(settings: Settings, index: int, sock: socket.socket, to_supervisor: socket.socket) -> None:
     """Run until SIGTERM or SIGINT. Raises HeraldError when it cannot start."""
     stopping = stop_event()
-    sock = listener.bind(settings.gateway_host, settings.gateway_port)
     gateway_id = make_gateway_id(index)
     pipeline = RedisPipeline(settings.redis_url)
     starting = asyncio.gather(NatsBus.connect(settings.nats_url, gateway_id), pipeline.start(STARTUP_DEADLINE_S))
@@ -136,24 +151,32 @@ async def serve(settings: Settings, index: int) -> None:
         return
     bus, _ = starting.result()
     gateway = Gateway(bus, pipeline, gateway_id, settings.gateway_carrier)
+    link = Link(to_supervisor, gateway.connections.count, gateway.shed)
+    listening = asyncio.create_task(link.listen())
+    await asyncio.wait((listening, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if not listening.done():
+        listening.cancel()
+        return
     await gateway.start(sock)
     notify_ready()
     _log.info("gateway_serving", gateway_id=gateway_id, port=settings.gateway_port)
     await stopped
+    link.draining()
     await gateway.drain()
+    await link.close()
     await bus.close()
     await pipeline.close()
     _log.info("gateway_stopped", gateway_id=gateway_id)
 
 
-def main(index: int) -> int:
-    """Entry of one process; the exit status."""
+def main(index: int, sock: socket.socket, to_supervisor: socket.socket) -> int:
+    """Entry of one process, with a bound socket and its end of the link; the exit status."""
     die_with_parent()
     try:
         settings, _ = configuration.load()
         telemetry.configure(settings.log_level, secrets.token_bytes(32), settings.log_json)
         listener.raise_descriptor_limit()
-        uvloop.run(serve(settings, index))
+        uvloop.run(serve(settings, index, sock, to_supervisor))
     except HeraldError as error:
         print(f"gateway process {index} (pid {os.getpid()}): {error}", file=sys.stderr)
         return 1

@@ -128,6 +128,10 @@ HEALTH_PING_CLIENTS_MAX: Final = 1_000  # clients in one health.ping message
 DESCRIPTORS_RESERVED: Final = 128  # of RLIMIT_NOFILE, kept for everything but client sockets
 RESTART_MS: Final = 1_000  # a child that lived shorter than this is restarted with a growing pause
 RESTART_PAUSE_MS_MAX: Final = 5_000
+BALANCE_REPORT_MS: Final = 250  # a process tells its number of connections; new ones go where there are few
+BALANCE_RATIO_MAX: Final = 1.15  # fullest process to emptiest; above it some clients are sent away
+BALANCE_SLACK_COUNT: Final = 32  # a difference that is only chance
+BALANCE_SHED_COUNT_MAX: Final = 100  # clients that a process sends away within one drain window: 20 a second
 
 # --- presence ---------------------------------------------------------------
 LEASE_MS: Final = 3_000

@@ -17,8 +17,10 @@ from devstack.children import environment
 from devstack.ports import free_ports
 from devstack.processes import HeraldProcess
 from devstack.servers import Nats, Valkey
+from herald.client import HeraldClient
 from notification import names
 from notification.bus import NatsBus
+from notification.limits import BALANCE_SLACK_COUNT
 from notification.settings import Settings
 from tests.flow.world import App, Log, World, mint
 
@@ -136,6 +138,44 @@ async def test_a_crashed_process_is_replaced_at_once(gateway: Gateway) -> None:
     await until_async(both_serve)
 
 
+async def test_after_a_crash_the_connections_are_evened_out(gateway: Gateway) -> None:
+    """The survivor has them all before the successor serves; a share is sent back to it."""
+    url = f"ws://127.0.0.1:{gateway.settings.gateway_port}/ws/connect"
+
+    async def shares() -> list[int]:
+        counts: dict[str, int] = {}
+        for _ in range(20):
+            health = json.loads((await gateway.get("/health"))[1])
+            counts[health["gateway_id"]] = health["connections"]
+        return sorted(counts.values())
+
+    async with contextlib.AsyncExitStack() as clients:
+        for number in range(120):
+
+            async def token(user: str = f"u{number}") -> str:
+                return mint(user)
+
+            await clients.enter_async_context(HeraldClient(url, token))
+        victim = gateway.children()[0]
+        os.kill(victim, signal.SIGKILL)
+
+        async def even() -> bool:
+            found = await shares()
+            return len(found) == 2 and sum(found) == 120 and found[1] <= 1.15 * found[0] + BALANCE_SLACK_COUNT
+
+        await until_async(even, 60)
+        assert victim not in gateway.children()
+
+
+async def test_a_process_alone_is_refused() -> None:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "--process", "0", stderr=subprocess.PIPE
+    )
+    _, errors = await asyncio.wait_for(child.communicate(), 30)
+    assert child.returncode == 2
+    assert b"start the gateway with `python -m gateway`" in errors
+
+
 async def test_a_taken_port_is_one_clear_line(gateway: Gateway) -> None:
     second = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway", env=environment(gateway.settings), stderr=subprocess.PIPE
@@ -169,7 +209,9 @@ async def test_a_redis_that_is_down_at_start_is_named(tmp_path: Path) -> None:
     await server.start()
     try:
         code = "import sys, notification.limits as limits\nlimits.STARTUP_DEADLINE_S = 1\n"
-        code += "from gateway import process\nsys.exit(process.main(0))"
+        code += "from gateway import link, listener, process\n"
+        code += f"sock = listener.bind('127.0.0.1', {settings.gateway_port})\n"
+        code += "sys.exit(process.main(0, sock, link.pair()[0]))"
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, env=environment(settings), stderr=subprocess.PIPE
         )
