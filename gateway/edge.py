@@ -16,7 +16,7 @@ import structlog
 from gateway.tokens import Identity, Keys
 from notification import names
 from notification.bus import Bus
-from notification.codes import Refusal
+from notification.codes import Refusal, Refusals
 from notification.errors import BusError, Unavailable
 from notification.limits import BUS_REQUEST_TIMEOUT_MS, EDGE_POLL_MS, EDGE_REFRESH_MS_MIN
 from notification.messages import EdgeReply, EdgeRequest, decode_reply, encode
@@ -29,9 +29,12 @@ _FIRST_POLL_MS: Final = 250  # until the first snapshot is here
 class Edge:
     """Polls the snapshot each EDGE_POLL_MS, and at once when an unknown issuer shows up."""
 
-    def __init__(self, bus: Bus, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, bus: Bus, changed: Callable[[], None], revoked: Callable[[Identity], bool] = lambda identity: False
+    ) -> None:
         self._bus = bus
         self._changed = changed
+        self._revoked = revoked
         self._keys = Keys(())
         self._version = -1
         self._asked_s = -EDGE_REFRESH_MS_MIN / 1_000
@@ -52,8 +55,12 @@ class Edge:
             self._refresh.set_result(False)
 
     def verify(self, token: str) -> Identity | Refusal:
-        """Keys.verify by the wall clock. TENANT_UNKNOWN_YET may change after refresh()."""
-        return self._keys.verify(token, time.time())
+        """Keys.verify by the wall clock. TENANT_UNKNOWN_YET may change after refresh(). Whether a token that holds
+        was revoked is asked here, each time: of a remembered one too."""
+        outcome = self._keys.verify(token, time.time())
+        if isinstance(outcome, Identity) and self._revoked(outcome):
+            return Refusals.UNAUTHENTICATED
+        return outcome
 
     def origin_allowed(self, tenant: str, origin: str) -> bool:
         return self._keys.origin_allowed(tenant, origin)
@@ -97,7 +104,7 @@ class Edge:
             return False
         self.epoch = reply.epoch
         if reply.tenants is not None:
-            self._keys = Keys(reply.tenants)
+            self._keys = Keys(reply.tenants, self._keys)
             self._version = reply.version
             self.known = True
             _log.info("edge_snapshot", version=reply.version, tenants=len(reply.tenants))

@@ -1,72 +1,111 @@
 """Who a token says it is: JWT verification against the keys of the edge snapshot.
 
 The algorithm belongs to the key, never to the token (RFC 8725 §3.1); the tenant in the token must be the
-tenant that owns the issuer's key. PyJWT does the cryptography and the time claims.
+tenant that owns the issuer's key. gateway/_fast/jwt takes the compact form apart, OpenSSL does the cryptography,
+all policy is here. What was verified lately is remembered by the token's exact text; what may have changed since
+is asked each time.
 """
 
+import hmac
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-import jwt
 import msgspec
 import structlog
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from gateway._fast import jwt
 from notification.codes import Refusal, Refusals
 from notification.errors import InvalidInput
 from notification.ids import check_token, check_user
-from notification.limits import TOKEN_BYTES_MAX, TOKEN_LEEWAY_S
+from notification.limits import (
+    TOKEN_HEADERS_CHARS_MAX,
+    TOKEN_HEADERS_COUNT_MAX,
+    TOKEN_LEEWAY_S,
+    VERIFIED_TOKENS_CHARS_MAX,
+    VERIFIED_TOKENS_COUNT_MAX,
+)
 from notification.messages import EdgeKey, EdgeTenant
 
 _log = structlog.get_logger("tokens")
 
-_COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
-_REQUIRED: Final = ("iss", "aud", "exp", "sub", "tid", "jti")
-_TYPES: Final = ("jwt", "at+jwt")
+_TYPES: Final = ("jwt", "at+jwt")  # RFC 7519 §5.1, RFC 9068 §2.1; in lower case
 _HMAC_BYTES_MIN: Final = 32  # RFC 7518 §3.2: a key of at least the hash's size
+_RSA_BITS_MIN: Final = 2_048  # RFC 7518 §3.3
+_ES256_BYTES: Final = 64  # RFC 7518 §3.4: R and S, 32 bytes each
 _TIME_S_MAX: Final = 2**62
 _EXPIRY_S_MAX: Final = 366 * 86_400  # a connection proves itself anew once a year at least
-_RSA_BITS_MIN: Final = 2_048  # RFC 7518 §3.3
-
-PublicKey = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+_PUBLIC_TEXT: Final = re.compile(rb"-----BEGIN |^(ssh-|ecdsa-)")  # a public key is no secret (RFC 8725 §2.1)
 
 
-class Identity(NamedTuple):
-    """A verified token. `device` is its `did` claim or None; `expiry_s` the Unix time its connection ends."""
+class Identity(msgspec.Struct, frozen=True, gc=False):
+    """A verified token. `device` is its `did` claim or None; `expiry_s` the Unix time its connection ends;
+    `issued_s` its `iat` as Unix time, None without one; `jti` is unique within `issuer`."""
 
     tenant: str
     user: str
     device: str | None
     expiry_s: float
+    jti: str
+    issued_s: float | None
+    issuer: str
 
 
 class _Key(NamedTuple):
+    """A usable key. The object itself is its version: a snapshot that has the key unchanged has the same object."""
+
+    name: tuple[str, str]  # issuer, kid
     tenant: str
-    audience: str
-    algorithm: str
-    material: PublicKey
+    source: EdgeKey
+    material: Any
+    holds: Callable[[Any, bytes, bytes], bool]  # (material, signature, signed)
+
+
+class _Verified(msgspec.Struct, frozen=True, gc=False):
+    """A token that was verified: good from `from_s` (Unix time) to `identity.expiry_s`, while `key` is a key."""
+
+    identity: Identity
+    key: _Key
+    from_s: float
 
 
 class Keys:
-    """Verification keys of one edge snapshot; immutable, replaced as a whole."""
+    """Verification keys of one edge snapshot; immutable, replaced as a whole.
 
-    def __init__(self, tenants: Sequence[EdgeTenant]) -> None:
+    `previous`: the snapshot before. Keys that did not change and tokens verified by them are taken over.
+    """
+
+    def __init__(self, tenants: Sequence[EdgeTenant], previous: "Keys | None" = None) -> None:
         self.tenants = {tenant.tenant: tenant for tenant in tenants}
         self._keys: dict[tuple[str, str], _Key] = {}
+        known = previous._keys if previous is not None else {}
         for tenant in tenants:
-            for key in tenant.keys:
-                material = _prepare(key)
-                if material is None:
-                    _log.error("edge_key_unusable", tenant=tenant.tenant, issuer=key.issuer, kid=key.kid)
+            for source in tenant.keys:
+                key = known.get((source.issuer, source.kid))
+                if key is None or key.source != source or key.tenant != tenant.tenant:
+                    key = _prepare(tenant.tenant, source)
+                if key is None:
+                    _log.error("edge_key_unusable", tenant=tenant.tenant, issuer=source.issuer, kid=source.kid)
                     continue
-                self._keys[key.issuer, key.kid] = _Key(tenant.tenant, key.audience, key.algorithm, material)
-        self._issuers = {issuer for issuer, _ in self._keys}
+                self._keys[key.name] = key
+        self._headers: jwt.Recent[_Header] = (
+            previous._headers if previous is not None
+            else jwt.Recent(TOKEN_HEADERS_COUNT_MAX, TOKEN_HEADERS_CHARS_MAX)
+        )  # fmt: skip
+        self._verified: jwt.Recent[_Verified] = (
+            previous._verified if previous is not None
+            else jwt.Recent(VERIFIED_TOKENS_COUNT_MAX, VERIFIED_TOKENS_CHARS_MAX)
+        )  # fmt: skip
 
     def origin_allowed(self, tenant: str, origin: str) -> bool:
         """Is `origin` (an Origin header) on the tenant's list?"""
@@ -80,95 +119,207 @@ class Keys:
 
     def verify(self, token: str, now_s: float) -> Identity | Refusal:
         """The identity, or UNAUTHENTICATED, SUSPENDED, or TENANT_UNKNOWN_YET: no key of that issuer here,
-        which a newer snapshot may change. `now_s` is Unix time."""
-        parts = _split(token)
+        which a newer snapshot may change. `now_s` is Unix time. Revocation is the caller's question."""
+        verified = self._verified.get(token)
+        if (
+            verified is None
+            or not verified.from_s <= now_s < verified.identity.expiry_s
+            or self._keys.get(verified.key.name) is not verified.key
+        ):
+            outcome = self._verify(token, now_s)
+            if isinstance(outcome, Refusal):
+                return outcome
+            verified = outcome
+        identity = verified.identity
+        return Refusals.SUSPENDED if self.suspended(identity.tenant) else identity
+
+    def _verify(self, token: str, now_s: float) -> _Verified | Refusal:
+        parts = jwt.split(token)
         if parts is None:
             return Refusals.UNAUTHENTICATED
-        header, claims = parts
-        issuer, kid = claims.get("iss"), header.get("kid", "")
-        if not isinstance(issuer, str) or not isinstance(kid, str):
+        header_text, claims_text, signed, signature = parts
+        known = self._headers.get(header_text)
+        header = known or _header(header_text)
+        claims = _claims(claims_text)
+        from_s = None if claims is None else _from_s(claims, now_s)
+        if header is None or claims is None or from_s is None:
             return Refusals.UNAUTHENTICATED
-        key = self._keys.get((issuer, kid))
+        key = self._keys.get((claims.iss, header.kid))
         if key is None:
             return Refusals.TENANT_UNKNOWN_YET
-        if header.get("alg") != key.algorithm:
+        if header.alg != key.source.algorithm or not key.holds(key.material, signature, signed):
             return Refusals.UNAUTHENTICATED
-        try:
-            verified = jwt.decode(
-                token, key.material, algorithms=[key.algorithm], audience=key.audience, issuer=issuer,
-                leeway=TOKEN_LEEWAY_S, options={"require": list(_REQUIRED), "strict_aud": False},
-            )  # fmt: skip
-            identity = _identity(verified, now_s)
-        except (jwt.PyJWTError, InvalidInput):
+        identity = _identity(claims, key, now_s)
+        if identity is None:
             return Refusals.UNAUTHENTICATED
-        if identity.tenant != key.tenant:
-            return Refusals.UNAUTHENTICATED
-        if self.suspended(identity.tenant):
-            return Refusals.SUSPENDED
-        return identity
+        # Only what a key of ours signed is remembered: forged tokens cannot crowd out good ones.
+        if known is None:
+            self._headers.put(header_text, header)
+        verified = _Verified(identity, key, from_s)
+        self._verified.put(token, verified)
+        return verified
 
 
-def _prepare(key: EdgeKey) -> PublicKey | None:
-    """The key object of a pinned algorithm; None when the two do not fit or the key is weak."""
-    if key.algorithm == "HS256":
-        return key.key if len(key.key) >= _HMAC_BYTES_MIN else None
+# --- keys -------------------------------------------------------------------
+def _prepare(tenant: str, source: EdgeKey) -> _Key | None:
+    """The key, ready to verify with; None when it does not fit its pinned algorithm, is weak, or is for no audience
+    or issuer in particular."""
+    if source.algorithm not in _ALGORITHMS or not source.issuer or not source.audience:
+        return None
+    fits, holds = _ALGORITHMS[source.algorithm]
+    material = source.key if source.algorithm == "HS256" else _public_key(source.key)
+    if not fits(material):
+        return None
+    # One text for all connections of a tenant.
+    return _Key((source.issuer, source.kid), sys.intern(tenant), source, material, holds)
+
+
+def _public_key(pem: bytes) -> object:
     try:
-        material = load_pem_public_key(key.key)
+        return load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
         return None
-    if key.algorithm == "RS256" and isinstance(material, RSAPublicKey):
-        return material if material.key_size >= _RSA_BITS_MIN else None
-    if key.algorithm == "ES256" and isinstance(material, EllipticCurvePublicKey):
-        return material if material.curve.name == "secp256r1" else None
-    if key.algorithm == "EdDSA" and isinstance(material, Ed25519PublicKey):
-        return material
-    return None
 
 
-def _split(token: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Unverified header and claims of a compact JWS, base64url taken strictly; None if it is not one."""
-    if len(token) > TOKEN_BYTES_MAX or _COMPACT.fullmatch(token) is None:
-        return None
-    header_text, claims_text, _ = token.split(".")
-    header, claims = _object(header_text), _object(claims_text)
-    if header is None or claims is None or "crit" in header or "b64" in header:
-        return None
-    if not all(_is_time(claims[name]) for name in ("exp", "nbf", "iat") if name in claims):
-        return None
-    kind = header.get("typ", "JWT")
-    if not isinstance(kind, str) or kind.lower() not in _TYPES:
-        return None
-    return header, claims
+def _is_secret(material: object) -> bool:
+    return (
+        isinstance(material, bytes) and len(material) >= _HMAC_BYTES_MIN and _PUBLIC_TEXT.search(material) is None
+    )
 
 
-def _is_time(value: object) -> bool:
-    """A NumericDate (RFC 7519 §2) that a clock can show; PyJWT stumbles over some others."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _TIME_S_MAX
+def _hs256(secret: bytes, signature: bytes, signed: bytes) -> bool:
+    return hmac.compare_digest(hmac.digest(secret, signed, "sha256"), signature)
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def _rs256(key: RSAPublicKey, signature: bytes, signed: bytes) -> bool:
     try:
-        value = _object_decoder.decode(jwt.utils.base64url_decode(text))
-    except (ValueError, msgspec.DecodeError, RecursionError):
+        key.verify(signature, signed, _PKCS1, _SHA256)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _es256(key: EllipticCurvePublicKey, signature: bytes, signed: bytes) -> bool:
+    if len(signature) != _ES256_BYTES:
+        return False
+    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+    try:
+        key.verify(encode_dss_signature(r, s), signed, _ECDSA)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _eddsa(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> bool:
+    try:
+        key.verify(signature, signed)
+    except InvalidSignature:
+        return False
+    return True
+
+
+_SHA256: Final = SHA256()
+_PKCS1: Final = PKCS1v15()
+_ECDSA: Final = ECDSA(_SHA256)
+# Per algorithm: which key is fit for it, and whether (key, signature, signed) holds.
+_ALGORITHMS: Final[dict[str, tuple[Callable[[Any], bool], Callable[[Any, bytes, bytes], bool]]]] = {
+    "HS256": (_is_secret, _hs256),
+    "RS256": (lambda key: isinstance(key, RSAPublicKey) and key.key_size >= _RSA_BITS_MIN, _rs256),
+    "ES256": (lambda key: isinstance(key, EllipticCurvePublicKey) and key.curve.name == "secp256r1", _es256),
+    "EdDSA": (lambda key: isinstance(key, Ed25519PublicKey), _eddsa),
+}
+
+
+# --- header and claims ------------------------------------------------------
+class _Header(msgspec.Struct, frozen=True, gc=False):
+    """A JOSE header (RFC 7515 §4.1). What it says of keys (`jwk`, `jku`, `x5u`, `x5c`) is not looked at (RFC 8725
+    §3.10). `crit` and `b64` ask for what we do not do: a header that has one is refused (RFC 7515 §4.1.11)."""
+
+    alg: str
+    typ: str = "JWT"
+    kid: str = ""
+    crit: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    b64: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Claims(msgspec.Struct, frozen=True, gc=False):
+    """The claims that count (RFC 7519 §4.1, and `tid` and `did` of ours); those without a value here are required.
+    Times are NumericDates: Unix seconds."""
+
+    iss: str
+    aud: str | list[str]
+    exp: int | float
+    sub: str
+    tid: str
+    jti: str
+    did: str | None = None
+    nbf: int | float = 0
+    iat: int | float | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_header: Final = msgspec.json.Decoder(_Header).decode
+_decode_claims: Final = msgspec.json.Decoder(_Claims).decode
+
+
+def _header(text: str) -> _Header | None:
+    """A header in base64url; None if it is none that we take."""
+    decoded = jwt.base64url(text)
+    if decoded is None:
         return None
-    return value
+    try:
+        header = _decode_header(decoded.decode())
+        distinct = _distinct(decoded)
+    except (ValueError, RecursionError):  # msgspec's errors and those of UTF-8 are ValueErrors
+        return None
+    if header.crit is not msgspec.UNSET or header.b64 is not msgspec.UNSET:
+        return None
+    return header if distinct and header.typ.lower() in _TYPES else None
 
 
-_object_decoder: Final = msgspec.json.Decoder(dict[str, Any])
+def _claims(text: bytes) -> _Claims | None:
+    """Claims of the right types, not verified; None if they are not."""
+    try:
+        claims = _decode_claims(text.decode())  # msgspec does not look at the UTF-8 of what it skips
+        return claims if _distinct(text) else None
+    except (ValueError, RecursionError):
+        return None
 
 
-def _identity(claims: dict[str, Any], now_s: float) -> Identity:
-    """Claims of a verified token. Raises InvalidInput."""
-    for name in ("tid", "sub", "jti"):
-        if not isinstance(claims[name], str) or not claims[name]:
-            raise InvalidInput(name, "must be a string")
-    device = claims.get("did")
-    if device is not None:
-        if not isinstance(device, str):
-            raise InvalidInput("did", "must be a string")
-        check_token(device, "did")
-    expiry_s = min(float(claims["exp"]), now_s + _EXPIRY_S_MAX)
+def _distinct(text: bytes) -> bool:
+    """Does a JSON object name nothing twice (RFC 7519 §4)? Raises ValueError, RecursionError."""
+    if jwt.distinct(text):
+        return True
+    pairs = json.loads(text, object_pairs_hook=list)
+    return len(pairs) == len({name for name, _ in pairs})
+
+
+def _from_s(claims: _Claims, now_s: float) -> float | None:
+    """Since when a token is good (Unix time) if it is now by RFC 7519 §4.1.4-6, else None. The last second of a
+    fractional `exp` is not granted."""
+    first_s, from_s = claims.nbf, claims.nbf if claims.iat is msgspec.UNSET else claims.iat
+    if first_s > from_s:
+        first_s, from_s = from_s, first_s
+    if not -_TIME_S_MAX < first_s <= from_s <= now_s + TOKEN_LEEWAY_S:
+        return None
+    return from_s - TOKEN_LEEWAY_S if now_s - TOKEN_LEEWAY_S < int(claims.exp) < _TIME_S_MAX else None
+
+
+def _identity(claims: _Claims, key: _Key, now_s: float) -> Identity | None:
+    """Claims that `key` signed and whose times hold; None if they are not an identity of ours."""
+    audience = key.source.audience
+    if claims.aud != audience and not (isinstance(claims.aud, list) and audience in claims.aud):
+        return None
+    if claims.tid != key.tenant or not claims.jti:
+        return None
+    try:
+        user = check_user(claims.sub, "sub")
+        device = None if claims.did is None else check_token(claims.did, "did")
+    except InvalidInput:
+        return None
+    expiry_s = float(int(claims.exp))
     if expiry_s <= now_s:  # accepted within the leeway: the connection lives for the rest of it
         expiry_s += TOKEN_LEEWAY_S
-    tenant = sys.intern(check_token(claims["tid"], "tid"))  # one text for all connections of a tenant
-    return Identity(tenant, check_user(claims["sub"], "sub"), device, expiry_s)
+    elif expiry_s > now_s + _EXPIRY_S_MAX:
+        expiry_s = now_s + _EXPIRY_S_MAX
+    issued_s = None if claims.iat is msgspec.UNSET else float(claims.iat)
+    return Identity(key.tenant, user, device, expiry_s, claims.jti, issued_s, key.source.issuer)

@@ -104,6 +104,10 @@ ENGINE_ACCEPTS_COUNT_MAX: Final = 64  # of one turn: a connect costs several eve
 ENGINE_ACCEPT_PAUSE_MS: Final = 100  # out of descriptors: the backlog waits this long
 TOKEN_BYTES_MAX: Final = 8_192
 TOKEN_LEEWAY_S: Final = 30
+VERIFIED_TOKENS_COUNT_MAX: Final = 2_048  # remembered per process: about 700 B each of HS256, 1.5 MB in all
+VERIFIED_TOKENS_CHARS_MAX: Final = 2_097_152  # of their texts: 1,024 each, as RS256 with some claims has
+TOKEN_HEADERS_COUNT_MAX: Final = 256  # parsed JOSE headers per process: one per key that signs
+TOKEN_HEADERS_CHARS_MAX: Final = 65_536
 PIPELINE_COMMANDS_MAX: Final = 50_000  # queued while Redis is away; receipts stay, presence is rewritten later
 RECEIPTS_PER_ENTRY_MAX: Final = 1_000
 RECEIPTS_TICK_MS: Final = 5
@@ -169,6 +173,8 @@ assert min(LANE_WEIGHTS) >= LANE_FLOOR_PERCENT
 assert FILL_ITEMS_MAX <= UNACKED_PER_CONNECTION_MAX
 assert BUS_REQUEST_TIMEOUT_MS < ACK_DUE_MS
 assert FRAME_BYTES_MAX <= HELD_BYTES_MAX
+assert TOKEN_BYTES_MAX <= FRAME_BYTES_MAX
+assert TOKEN_BYTES_MAX * 2 <= VERIFIED_TOKENS_CHARS_MAX
 assert FILLS_IN_FLIGHT_MAX <= INBOX_IN_FLIGHT_MAX
 assert DRAIN_LISTEN_MS < DRAIN_WINDOW_MS
 assert SWEEP_CLAIM_MS > ACK_DUE_MS > 2 * BUS_REQUEST_TIMEOUT_MS

@@ -84,6 +84,30 @@ async def test_the_first_snapshot_comes_as_soon_as_there_is_an_inbox(inbox: Inbo
     assert inbox.asked == [-1]
 
 
+async def test_revocation_is_asked_each_time_a_token_holds(inbox: Inbox) -> None:
+    revoked: set[str] = set()
+    asked: list[str] = []
+
+    def is_revoked(identity: Identity) -> bool:
+        asked.append(identity.jti)
+        return identity.jti in revoked
+
+    await inbox.start()
+    edge = Edge(MemoryBus(inbox.hub), lambda: None, is_revoked)
+    edge.start()
+    try:
+        await until_known(edge)
+        text = token("acme")
+        assert isinstance(edge.verify(text), Identity)
+        assert isinstance(edge.verify(text), Identity)
+        revoked.add("1")
+        assert edge.verify(text) is Refusals.UNAUTHENTICATED
+        assert edge.verify(text + "x") is Refusals.UNAUTHENTICATED
+        assert asked == ["1", "1", "1"]
+    finally:
+        await edge.close()
+
+
 async def test_a_refresh_is_shared_and_not_too_frequent(inbox: Inbox, edge: Edge) -> None:
     await inbox.start()
     await until_known(edge)

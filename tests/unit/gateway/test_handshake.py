@@ -14,7 +14,7 @@ GOOD = (
     b"GET /ws/connect HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 )
-ANN = Identity("acme", "ann", None, 0.0)
+ANN = Identity("acme", "ann", None, 0.0, "1", None, "iss")
 
 
 class Judge:

@@ -60,10 +60,12 @@ def verify(text: str) -> Identity | Refusal:
 
 
 def test_what_a_token_says() -> None:
-    identity = verify(token(did="phone", exp=int(time.time()) + 90))
-    assert isinstance(identity, Identity)
-    assert (identity.tenant, identity.user, identity.device) == ("acme", "a|b", "phone")
-    assert identity.expiry_s == pytest.approx(time.time() + 90, abs=2)
+    now_s = int(time.time())
+    identity = KEYS.verify(token(did="phone", exp=now_s + 90, iat=now_s - 5, jti="one"), now_s)
+    assert identity == Identity("acme", "a|b", "phone", now_s + 90.0, "one", now_s - 5.0, "iss")
+    assert KEYS.verify(token(exp=now_s + 90), now_s) == Identity(
+        "acme", "a|b", None, now_s + 90.0, "1", None, "iss"
+    )
 
 
 @pytest.mark.parametrize(
