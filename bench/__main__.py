@@ -1,0 +1,94 @@
+"""`python -m bench COMMAND`: measure, print a table or, with --json, the report."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import click
+import uvloop
+from rich.console import Console
+
+from bench import handshake, hotpath, idle
+from bench.report import Progress, show
+from notification.errors import HeraldError
+
+Run = Callable[[Progress], Awaitable[dict[str, Any]]]
+
+
+def _measure(run: Run, as_json: bool) -> None:
+    shown = Console(stderr=True)
+    try:
+        with Progress(shown) as progress:
+            report = uvloop.run(_awaited(run, progress))
+    except (HeraldError, ValueError) as error:
+        shown.print(f"bench: {error}", markup=False, highlight=False)
+        sys.exit(1)
+    if as_json:
+        print(json.dumps(report))
+    else:
+        show(Console(), report)
+
+
+async def _awaited(run: Run, progress: Progress) -> dict[str, Any]:
+    return await run(progress)
+
+
+def _names(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(value.split(","))
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a table.")
+_rounds = click.option("--rounds", default=5, show_default=True, help="Interleaved rounds.")
+
+
+def _contestants(default: tuple[str, ...]) -> Callable[[Any], Any]:
+    return click.option(
+        "--contestants", default=",".join(default), show_default=True, callback=_names,
+        help="Servers to compare: floor, engine, picows (the gateway's carriers).",
+    )  # fmt: skip
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Measure Herald's gateway on this machine, beside a bare C epoll server (the floor)."""
+
+
+@cli.command("hotpath")
+@_rounds
+@_json
+@_contestants(hotpath.Options().contestants)
+@click.option("--messages", default=100_000, show_default=True, help="Notifications in a round.")
+@click.option("--connections", default=1_000, show_default=True)
+@click.option("--body-bytes", default=512, show_default=True)
+@click.option("--burst", default=1, show_default=True, help="Notifications of a user side by side in a batch.")
+@click.option("--in-flight", default=2_048, show_default=True, help="Notifications sent and not acked.")
+def _hotpath(as_json: bool, **options: Any) -> None:
+    """CPU per delivered and acked notification, at saturation."""
+    _measure(lambda progress: hotpath.run(hotpath.Options(**options), progress), as_json)
+
+
+@cli.command("handshake")
+@_rounds
+@_json
+@_contestants(handshake.Options().contestants)
+@click.option("--connections", default=5_000, show_default=True, help="Connects in a round.")
+@click.option("--in-flight", default=64, show_default=True, help="Connects at the same time.")
+def _handshake(as_json: bool, **options: Any) -> None:
+    """CPU per connect with an HS256 token, up to the welcome; and per disconnect."""
+    _measure(lambda progress: handshake.run(handshake.Options(**options), progress), as_json)
+
+
+@cli.command("idle")
+@_json
+@_contestants(idle.Options().contestants)
+@click.option("--connections", default=10_000, show_default=True)
+@click.option("--seconds", default=60.0, show_default=True, help="How long the CPU is watched.")
+def _idle(as_json: bool, **options: Any) -> None:
+    """Memory and CPU per idle connection."""
+    _measure(lambda progress: idle.run(idle.Options(**options), progress), as_json)
+
+
+if __name__ == "__main__":
+    cli()

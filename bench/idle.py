@@ -1,0 +1,97 @@
+"""idle: what an authenticated, registered connection with presence costs while nothing happens but pings.
+
+Figures: bytes of memory of the server process per connection (kernel memory apart: of the server's and the client's
+socket together), and CPU µs per second and connection, with what the process uses without connections taken off.
+All contestants hold their connections at the same time.
+"""
+
+import asyncio
+import contextlib
+import time
+from typing import Any, Final, NamedTuple
+
+from bench import proc
+from bench.load import Load
+from bench.report import Progress
+from bench.servers import INBOX_USED, Contestant, running
+
+_WARM_UP: Final = 500  # connections that come and go before the first look: what is made once is made
+_BASE_S: Final = 5.0
+
+
+class Options(NamedTuple):
+    """`seconds`: how long the CPU is watched; a ping comes each 30 s."""
+
+    connections: int = 10_000
+    seconds: float = 60.0
+    contestants: tuple[str, ...] = ("floor", "engine", "picows")
+
+
+class _Held(NamedTuple):
+    """Bytes that came with the connections."""
+
+    memory: proc.Memory
+    kernel: int
+
+
+async def run(options: Options, progress: Progress) -> dict[str, Any]:
+    """The report. Raises Unavailable when a connection failed or broke."""
+    async with running(options.contestants) as (_, up), contextlib.AsyncExitStack() as loads:
+        holding: dict[str, Load] = {}
+        held: dict[str, _Held] = {}
+        with progress.step("connecting", len(up)) as advance:
+            for name, one in up.items():
+                holding[name] = await loads.enter_async_context(one.load(one.stage.heads(range(options.connections))))
+                await _warm_up(one, holding[name])
+        base_us_s = await _cpu_us_s(up, _BASE_S)
+        with progress.step("connecting", len(up)) as advance:
+            for name, one in up.items():
+                held[name] = await _hold(one, holding[name], options.connections)
+                advance()
+        with progress.step(f"watching for {options.seconds:g} s", options.seconds) as advance:
+            cpu_us_s = await _cpu_us_s(up, options.seconds, advance)
+        pings = {name: (await load.stats()) for name, load in holding.items()}
+        for load in holding.values():
+            await load.drop()
+    count = options.connections
+    return {
+        "bench": "idle", "unit": "per idle connection", "inbox": INBOX_USED, "options": options._asdict(),
+        "figures": {
+            name: {
+                "rss_bytes": held[name].memory.rss / count, "pss_bytes": held[name].memory.pss / count,
+                "kernel_bytes_both_ends": held[name].kernel / count,
+                "cpu_us_per_s": (cpu_us_s[name] - base_us_s[name]) / count,
+                "process_cpu_us_per_s": base_us_s[name],
+                "pings": pings[name]["pings"], "broken": pings[name]["drops"],
+            }
+            for name in up
+        },
+    }  # fmt: skip
+
+
+async def _warm_up(one: Contestant, load: Load) -> None:
+    await load.connect_all(_WARM_UP, until=one.until)
+    await load.close()
+    await proc.quiet_ns(one.pid)
+
+
+async def _hold(one: Contestant, load: Load, count: int) -> _Held:
+    before, kernel = proc.memory(one.pid), proc.kernel_bytes()
+    await load.connect_all(count, until=one.until)
+    await proc.quiet_ns(one.pid)
+    after = proc.memory(one.pid)
+    memory = proc.Memory(after.rss - before.rss, after.pss - before.pss)
+    return _Held(memory, proc.kernel_bytes() - kernel)
+
+
+async def _cpu_us_s(up: dict[str, Contestant], seconds: float, advance: Any = None) -> dict[str, float]:
+    """CPU µs per second of each contestant's process, over an interval."""
+    before = {name: proc.cpu_ns(one.pid) for name, one in up.items()}
+    began_s = time.monotonic()
+    while (left_s := began_s + seconds - time.monotonic()) > 0:
+        step_s = min(1.0, left_s)
+        await asyncio.sleep(step_s)
+        if advance is not None:
+            advance(step_s)
+    took_s = time.monotonic() - began_s
+    return {name: (proc.cpu_ns(one.pid) - before[name]) / 1_000 / took_s for name, one in up.items()}

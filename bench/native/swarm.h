@@ -1,0 +1,294 @@
+/* The swarm: WebSocket clients of a Herald gateway, as load.c holds them. */
+#ifndef BENCH_SWARM_H
+#define BENCH_SWARM_H
+
+#include "histogram.h"
+
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { EVENTS_MAX = 256, READ_BYTES = 262144, TAIL_BYTES_MAX = 65536, ID_BYTES = 36, CLOSES_MAX = 5000 };
+
+/* How far a client is; those below UPGRADED have no WebSocket yet. */
+enum stage { FREE, CONNECTING, ASKED, UPGRADED, WELCOMED, RESUMED, CLOSING };
+
+struct client {
+    int fd;
+    uint32_t kept_count;
+    uint8_t stage, settled;
+    uint64_t began_ns;
+    char *kept;
+};
+
+/* One entry per notification, by the number in its id; shared between processes. */
+struct entry {
+    uint64_t sent_ns;
+    uint32_t received, reserved;
+};
+
+struct counters {
+    uint64_t frames, acks, pings, others, bytes, drops;
+    uint64_t closes[CLOSES_MAX]; /* by close code; 0: without one */
+    struct histogram latency;
+};
+
+/* A connect in progress: how many, how many at once, and what became of them. */
+struct connecting {
+    uint32_t asked, begun, settled, failed, in_flight_max;
+    uint32_t statuses[600], errors;
+    enum stage until;
+    double per_s; /* 0: as fast as in_flight_max allows */
+    uint64_t began_ns, ended_ns;
+    struct histogram latency; /* to the welcome, or to `until` before it */
+};
+
+static struct {
+    int epoll, acks_wanted, sources;
+    uint16_t port;
+    char *heads; /* what the heads file holds: u16 length (network byte order) and the head, one after the other */
+    size_t heads_bytes, heads_at;
+    struct client *clients;
+    uint32_t clients_count, clients_size, first_free, live;
+    struct entry *ledger;
+    uint32_t ledger_count, mask;
+    struct counters counters;
+    struct connecting connecting;
+} swarm;
+
+static char swarm_in[READ_BYTES + TAIL_BYTES_MAX];
+static char swarm_out[READ_BYTES];
+
+static void client_end(struct client *client, int status) {
+    struct connecting *connecting = &swarm.connecting;
+    close(client->fd);
+    free(client->kept);
+    if (client->stage >= UPGRADED) swarm.live--;
+    if (!client->settled) {
+        connecting->settled++;
+        connecting->failed++;
+        if (status >= 100 && status < 600) connecting->statuses[status]++;
+        else connecting->errors++;
+        connecting->ended_ns = now_ns();
+    } else if (client->stage != CLOSING) {
+        swarm.counters.drops++;
+    }
+    *client = (struct client){.fd = -1};
+    uint32_t index = (uint32_t)(client - swarm.clients);
+    if (index < swarm.first_free) swarm.first_free = index;
+}
+
+static void client_reached(struct client *client, enum stage stage) {
+    struct connecting *connecting = &swarm.connecting;
+    client->stage = (uint8_t)stage;
+    enum stage timed = connecting->until < WELCOMED ? connecting->until : WELCOMED;
+    if (stage == timed && !client->settled)
+        histogram_add(&connecting->latency, (now_ns() - client->began_ns) / 1000);
+    if (stage >= connecting->until && !client->settled) {
+        client->settled = 1;
+        connecting->settled++;
+        connecting->ended_ns = now_ns();
+    }
+}
+
+/* Begin a connect with the next head. */
+static void client_begin(void) {
+    struct sockaddr_in from = {.sin_family = AF_INET}, to = {.sin_family = AF_INET, .sin_port = htons(swarm.port),
+                                                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    static uint32_t turn;
+    if (fd < 0) {
+        swarm.connecting.settled++;
+        swarm.connecting.failed++;
+        swarm.connecting.errors++;
+        return;
+    }
+    while (swarm.first_free < swarm.clients_size && swarm.clients[swarm.first_free].stage != FREE) swarm.first_free++;
+    if (swarm.first_free == swarm.clients_size) {
+        uint32_t size = swarm.clients_size ? swarm.clients_size * 2 : 1024;
+        swarm.clients = grown(swarm.clients, size * sizeof(struct client));
+        memset(swarm.clients + swarm.clients_size, 0, (size - swarm.clients_size) * sizeof(struct client));
+        swarm.clients_size = size;
+    }
+    uint32_t index = swarm.first_free;
+    struct client *client = &swarm.clients[index];
+    /* 127.0.0.2 and on, 250 to a block of 256. */
+    uint32_t source = turn++ % (uint32_t)swarm.sources;
+    from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + source / 250 * 256 + source % 250);
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    *client = (struct client){.fd = fd, .stage = CONNECTING, .began_ns = now_ns()};
+    struct epoll_event event = {.events = EPOLLOUT, .data.u64 = index};
+    if (bind(fd, (struct sockaddr *)&from, sizeof(from)) != 0 ||
+        (connect(fd, (struct sockaddr *)&to, sizeof(to)) != 0 && errno != EINPROGRESS) ||
+        epoll_ctl(swarm.epoll, EPOLL_CTL_ADD, fd, &event) != 0)
+        client_end(client, 0);
+}
+
+/* The socket is connected: send the request head. */
+static void client_ask(struct client *client, uint32_t index) {
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = index};
+    if (swarm.heads_at >= swarm.heads_bytes) swarm.heads_at = 0;
+    uint16_t count = get_u16(swarm.heads + swarm.heads_at);
+    const char *head = swarm.heads + swarm.heads_at + 2;
+    swarm.heads_at += 2u + count;
+    client->stage = ASKED;
+    if (send(client->fd, head, count, MSG_NOSIGNAL) != count ||
+        epoll_ctl(swarm.epoll, EPOLL_CTL_MOD, client->fd, &event) != 0)
+        client_end(client, 0);
+}
+
+/* The number that the last eight hex digits of an id are, or -1. */
+static int64_t number_of(const char *id) {
+    uint32_t number = 0;
+    for (int i = ID_BYTES - 8; i < ID_BYTES; i++) {
+        int digit = id[i] >= 'a' ? id[i] - 'a' + 10 : id[i] - '0';
+        if (digit < 0 || digit > 15) return -1;
+        number = number << 4 | (uint32_t)digit;
+    }
+    return number;
+}
+
+/* A notification came: count it, write its ack to `to`; the ack's size. */
+static size_t on_notification(const struct frame *frame, char *to) {
+    static const char field[] = "\"id\":\"";
+    static char text[] = "{\"t\":\"ack\",\"ids\":[\"000000000000000000000000000000000000\"]}";
+    const char *id = memmem(frame->payload, frame->count, field, sizeof(field) - 1);
+    swarm.counters.frames++;
+    if (id == NULL || id + sizeof(field) - 1 + ID_BYTES > frame->payload + frame->count) {
+        swarm.counters.others++;
+        return 0;
+    }
+    id += sizeof(field) - 1;
+    int64_t number = number_of(id);
+    if (swarm.ledger != NULL && number >= 0 && number < swarm.ledger_count) {
+        struct entry *entry = &swarm.ledger[number];
+        entry->received++;
+        histogram_add(&swarm.counters.latency, (now_ns() - entry->sent_ns) / 1000);
+    }
+    if (!swarm.acks_wanted) return 0;
+    memcpy(text + sizeof("{\"t\":\"ack\",\"ids\":[\"") - 1, id, ID_BYTES);
+    swarm.counters.acks++;
+    return frame_masked(to, OP_TEXT, text, sizeof(text) - 1, swarm.mask += 0x9E3779B9u);
+}
+
+static int begins(const struct frame *frame, const char *text) {
+    size_t count = strlen(text);
+    return frame->count >= count && memcmp(frame->payload, text, count) == 0;
+}
+
+/* One frame of the server: what is to be answered is written to `to`; its size, or -1: the client ended. */
+static long on_frame(struct client *client, const struct frame *frame, char *to) {
+    if (frame->opcode == OP_TEXT) {
+        if (begins(frame, "{\"t\":\"n\"")) return (long)on_notification(frame, to);
+        if (begins(frame, "{\"t\":\"welcome\"")) client_reached(client, WELCOMED);
+        else if (begins(frame, "{\"t\":\"resumed\"")) client_reached(client, RESUMED);
+        else swarm.counters.others++;
+        return 0;
+    }
+    if (frame->opcode == OP_PING && frame->count < 126) {
+        swarm.counters.pings++;
+        return (long)frame_masked(to, OP_PONG, frame->payload, frame->count, swarm.mask += 0x9E3779B9u);
+    }
+    if (frame->opcode == OP_CLOSE) {
+        uint16_t code = frame->count >= 2 ? get_u16(frame->payload) : 0;
+        swarm.counters.closes[code < CLOSES_MAX ? code : 0]++;
+        client_end(client, 0);
+        return -1;
+    }
+    swarm.counters.others++;
+    return 0;
+}
+
+/* The answer to the upgrade lies in data: where it ends; 0: not yet; -1: the client ended. */
+static long on_answer(struct client *client, char *data, size_t count) {
+    char *end = memmem(data, count, "\r\n\r\n", 4);
+    if (end == NULL) return 0;
+    int status = count > 12 ? atoi(data + 9) : 0;
+    if (status != 101) {
+        client_end(client, status);
+        return -1;
+    }
+    swarm.live++;
+    client_reached(client, UPGRADED);
+    return end + 4 - data;
+}
+
+static void client_keep(struct client *client, const char *data, size_t count) {
+    if (count > TAIL_BYTES_MAX) {
+        client_end(client, 0);
+        return;
+    }
+    if (count == 0 && client->kept == NULL) return;
+    free(client->kept);
+    client->kept = NULL;
+    client->kept_count = (uint32_t)count;
+    if (count) {
+        client->kept = grown(NULL, count);
+        memcpy(client->kept, data, count);
+    }
+}
+
+static void client_readable(struct client *client) {
+    size_t count = client->kept_count, at = 0, out = 0, used;
+    struct frame frame;
+    if (count) memcpy(swarm_in, client->kept, count);
+    ssize_t got = recv(client->fd, swarm_in + count, READ_BYTES, 0);
+    if (got <= 0) {
+        if (got == 0 || errno != EAGAIN) client_end(client, 0);
+        return;
+    }
+    count += (size_t)got;
+    swarm.counters.bytes += (size_t)got;
+    if (client->stage == ASKED) {
+        long end = on_answer(client, swarm_in, count);
+        if (end < 0) return;
+        at = (size_t)end;
+    }
+    while (client->stage >= UPGRADED && (used = frame_read(swarm_in + at, count - at, &frame)) > 0) {
+        long answered = on_frame(client, &frame, swarm_out + out);
+        if (answered < 0) return;
+        at += used;
+        out += (size_t)answered;
+        if (out > sizeof(swarm_out) - 256 || (out > 0 && at == count)) {
+            if (send(client->fd, swarm_out, out, MSG_NOSIGNAL) != (ssize_t)out) {
+                client_end(client, 0);
+                return;
+            }
+            out = 0;
+        }
+    }
+    if (out > 0 && send(client->fd, swarm_out, out, MSG_NOSIGNAL) != (ssize_t)out) {
+        client_end(client, 0);
+        return;
+    }
+    client_keep(client, swarm_in + at, count - at);
+}
+
+static void client_event(uint32_t index, uint32_t events) {
+    struct client *client = &swarm.clients[index];
+    if (client->stage == FREE) return;
+    if (client->stage == CONNECTING) {
+        if (events & (EPOLLERR | EPOLLHUP)) client_end(client, 0);
+        else client_ask(client, index);
+    } else {
+        client_readable(client);
+    }
+}
+
+/* Begin as many connects as pace and bound allow. */
+static void swarm_connect_more(void) {
+    struct connecting *connecting = &swarm.connecting;
+    for (int i = 0; i < 64 && connecting->begun < connecting->asked; i++) {
+        if (connecting->begun - connecting->settled >= connecting->in_flight_max) return;
+        double due = connecting->per_s * (double)(now_ns() - connecting->began_ns) / 1e9;
+        if (connecting->per_s > 0 && connecting->begun >= due) return;
+        connecting->begun++;
+        client_begin();
+    }
+}
+
+#endif

@@ -1,0 +1,246 @@
+"""What is measured, started for real: gateway processes on a NATS and a Valkey of their own, and the floor.
+
+Role inbox is a stand-in: the edge snapshot is answered here, each fill by the load generator with what the real role
+says of a user without notifications (so that PostgreSQL's speed is no part of a gateway's figure). Everything but
+the measured server runs on the other core.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import tempfile
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from bench import feeds, native, proc
+from bench.load import Load
+from devstack.children import POLL_S, Child
+from devstack.ports import free_ports
+from devstack.processes import HeraldProcess
+from devstack.servers import HOST, Nats, Valkey, greets
+from notification import names
+from notification.bus import NatsBus
+from notification.errors import Unavailable
+from notification.limits import RECEIPTS_READ_ENTRIES_MAX
+from notification.messages import EdgeKey, EdgeReply, EdgeTenant, decode_receipts, encode
+from notification.names import INBOX_EDGE, INBOX_QUEUE, INBOX_RESUME, RECEIPTS_FIELD, RECEIPTS_STREAM
+from notification.settings import Settings
+
+INBOX_USED: Final = "stand-in: every user has an empty log"
+_START_S: Final = 10.0
+
+
+class Stage:
+    """The servers around the measured ones, and the folder for files."""
+
+    def __init__(self, folder: Path) -> None:
+        ports = free_ports(2)
+        self.folder = folder
+        self.secret = secrets.token_bytes(32)
+        self.settings = Settings(
+            nats_port=ports[0], redis_port=ports[1], data_dir=str(folder), log_level="warning"
+        )
+        self.core, self.other_core = proc.cores()
+        self.fill = folder / "fill"
+        self._running = contextlib.AsyncExitStack()
+        self._redis: Redis | None = None
+
+    async def start(self) -> None:
+        # What is started from here on stays on the other core, unless it is measured.
+        os.sched_setaffinity(0, {self.other_core})
+        feeds.write_empty_fill(self.fill)
+        for server in (Nats(self.settings), Valkey(self.settings)):
+            self._running.push_async_callback(server.stop)
+            await server.start()
+        bus = await NatsBus.connect(self.settings.nats_url, "bench")
+        self._running.push_async_callback(bus.close)
+        await bus.serve(INBOX_EDGE, self._edge, queue=INBOX_QUEUE)
+        redis: Redis = Redis.from_url(self.settings.redis_url)
+        self._running.push_async_callback(redis.aclose)
+        self._redis = redis
+
+    async def stop(self) -> None:
+        await self._running.aclose()
+
+    @property
+    def redis(self) -> "Redis":
+        assert self._redis is not None
+        return self._redis
+
+    async def _edge(self, subject: str, message: bytes) -> bytes:
+        key = EdgeKey(feeds.ISSUER, feeds.AUDIENCE, "", "HS256", self.secret)
+        return encode(EdgeReply(1, feeds.EPOCH, [EdgeTenant(feeds.TENANT, "active", [], [key])]))
+
+    def heads(self, users: Sequence[int], name: str = "heads") -> Path:
+        """A file of request heads with fresh tokens."""
+        path = self.folder / name
+        feeds.write_heads(path, users, self.secret)
+        return path
+
+    async def acks_in_stream(self) -> int:
+        """Count the acks that reached the receipts stream, and empty it."""
+        count = 0
+        last = "-"
+        while entries := await self.redis.xrange(RECEIPTS_STREAM, min=last, count=RECEIPTS_READ_ENTRIES_MAX):
+            for _, fields in entries:
+                count += len(decode_receipts(fields[RECEIPTS_FIELD.encode()]).acks)
+            last = f"({entries[-1][0].decode()}"
+        await self.redis.delete(RECEIPTS_STREAM)
+        return count
+
+
+class Contestant(ABC):
+    """One measured server. `pids`: its processes, whose CPU and memory count."""
+
+    name = ""
+    until = "resumed"  # when a client is ready
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.port = free_ports(1)[0]
+        self.pids: list[int] = []
+
+    @abstractmethod
+    async def start(self) -> None: ...
+
+    @abstractmethod
+    async def stop(self) -> None: ...
+
+    @property
+    def pid(self) -> int:
+        return self.pids[0]
+
+    @property
+    def subject(self) -> str:
+        """Where its batches go; empty: it has one feed."""
+        return ""
+
+    @abstractmethod
+    async def attach(self, load: Load) -> None:
+        """Connect the generator to where batches go."""
+
+    async def acked(self) -> int:
+        """How many acks arrived since the last call, as the server's own side says; -1: it does not say."""
+        return -1
+
+    @contextlib.asynccontextmanager
+    async def load(self, heads: Path) -> AsyncIterator[Load]:
+        """A spinning generator for this server, its upstream attached."""
+        async with Load(self.port, heads, self.stage.other_core) as load:
+            await self.attach(load)
+            yield load
+
+
+class Gateway(Contestant):
+    """`python -m gateway` as it runs in production: supervisor, metrics for several processes, all."""
+
+    def __init__(self, stage: Stage, carrier: str = "engine", processes: int = 1) -> None:
+        super().__init__(stage)
+        self.name = carrier
+        settings = dataclasses.replace(
+            stage.settings, gateway_port=self.port, gateway_carrier=carrier, gateway_processes=processes
+        )
+        self._process = HeraldProcess(settings, f"gateway-{carrier}", ["gateway"])
+        self._id = ""
+        self._processes = processes
+
+    async def start(self) -> None:
+        await self._process.start()
+        child = self._process.child.process
+        assert child is not None
+        self.pids = sorted(proc.children(child.pid))
+        if self._processes == 1:
+            proc.pin(self.pid, self.stage.core)
+            self._id = (await asyncio.to_thread(self._health))["gateway_id"]
+
+    async def stop(self) -> None:
+        await self._process.stop()
+
+    def _health(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://{HOST}:{self.port}/health", timeout=_START_S) as answer:  # noqa: S310 - http
+            value: dict[str, Any] = json.load(answer)
+            return value
+
+    @property
+    def subject(self) -> str:
+        return names.gateway_subject(self._id, names.PRIORITIES[0])
+
+    async def attach(self, load: Load) -> None:
+        await load.nats(self.stage.settings.nats_port)
+        await load.answer(INBOX_RESUME, INBOX_QUEUE, self.stage.fill)
+
+    async def acked(self) -> int:
+        return await self.stage.acks_in_stream()
+
+
+class Floor(Contestant):
+    """The bare C epoll server (native/floor.c)."""
+
+    name = "floor"
+    until = "upgraded"
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.feed_port = free_ports(1)[0]
+        argv = [str(native.program("floor")), str(self.port), str(self.feed_port), str(stage.core)]
+        self._child = Child(self.name, argv, stage.folder / "log" / "floor.log")
+        self._acked_before = 0
+
+    async def start(self) -> None:
+        self._child.start()
+        assert self._child.process is not None
+        self.pids = [self._child.process.pid]
+        async with asyncio.timeout(_START_S):
+            while not await greets(self.port, b"", b""):
+                if not self._child.running:
+                    raise self._child.died()
+                await asyncio.sleep(POLL_S)
+
+    async def stop(self) -> None:
+        await self._child.stop()
+
+    async def attach(self, load: Load) -> None:
+        await load.tcp(self.feed_port)
+
+    async def counters(self) -> dict[str, int]:
+        """delivered, acked, pongs, short, connects, live since it started. Only while no generator is attached."""
+        reader, writer = await asyncio.open_connection(HOST, self.feed_port)
+        try:
+            writer.write(b"\0\0\0\0")
+            count = int.from_bytes(await reader.readexactly(4))
+            value: dict[str, int] = json.loads(await reader.readexactly(count))
+            return value
+        finally:
+            writer.close()
+
+    async def acked(self) -> int:
+        counters = await self.counters()
+        if counters["short"]:
+            raise Unavailable(f"the floor met {counters['short']} full sockets: fewer messages in flight")
+        before, self._acked_before = self._acked_before, counters["acked"]
+        return self._acked_before - before
+
+
+@contextlib.asynccontextmanager
+async def running(contestants: Sequence[str], processes: int = 1) -> AsyncIterator[tuple[Stage, dict[str, Contestant]]]:
+    """The stage and the contestants of these names, all up; everything is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="herald-bench-") as folder:
+        stage = Stage(Path(folder))
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(stage.stop)
+            await stage.start()
+            up: dict[str, Contestant] = {}
+            for name in contestants:
+                one = Floor(stage) if name == Floor.name else Gateway(stage, name, processes)
+                stack.push_async_callback(one.stop)
+                await one.start()
+                up[name] = one
+            yield stage, up
