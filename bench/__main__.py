@@ -1,12 +1,13 @@
 """`python -m bench COMMAND`: measure, print a table or, with --json, the report."""
 
-import asyncio
 import json
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import click
+import structlog
 import uvloop
 from rich.console import Console
 
@@ -19,6 +20,7 @@ Run = Callable[[Progress], Awaitable[dict[str, Any]]]
 
 def _measure(run: Run, as_json: bool) -> None:
     shown = Console(stderr=True)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     try:
         with Progress(shown) as progress:
             report = uvloop.run(_awaited(run, progress))

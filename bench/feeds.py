@@ -42,21 +42,21 @@ def tag_of(number: int) -> str:
     return user_tag(TENANT, user_name(number))
 
 
-def write_heads(path: Path, users: Iterable[int], secret: bytes) -> None:
+def write_heads(path: Path, users: Iterable[int], device: str, secret: bytes) -> None:
     """A request head per user, each with a token of its own that no gateway has seen."""
     with path.open("wb") as file:
         for number in users:
-            head = _head(number, secret).encode("ascii")
+            head = _head(number, device, secret).encode("ascii")
             file.write(_COUNT.pack(len(head)) + head)
 
 
-def _head(number: int, secret: bytes) -> str:
+def _head(number: int, device: str, secret: bytes) -> str:
     now_s = int(time.time())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": user_name(number), "tid": TENANT, "iat": now_s,
               "exp": now_s + _TOKEN_S, "jti": str(uuid.uuid4())}  # fmt: skip
     key = base64.b64encode(os.urandom(16)).decode()
     return (
-        f"GET {CONNECT_PATH}?device=bench HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+        f"GET {CONNECT_PATH}?device={device} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
         f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
         f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n{TAG_HEADER}: {tag_of(number)}\r\n"
         f"Authorization: Bearer {jwt.encode(claims, secret, algorithm='HS256')}\r\n\r\n"
@@ -87,7 +87,8 @@ def item_of(one: Numbered, body_bytes: int, lane: Lane = Lane.DIRECT_HIGH, kind:
     fill = "x" * max(0, body_bytes - 230)
     frame = Notification(
         lane=LANE_NAMES[lane], seq=one.seq, id=str(uuid.UUID(bytes=ident)), type="service", priority="high",
-        sent_at=now_ms, expires_at=now_ms + 86_400_000, p=msgspec.Raw(b'{"title":"bench","body":"%b"}' % fill.encode()),
+        sent_at=now_ms, expires_at=now_ms + 86_400_000,
+        p=msgspec.Raw(b'{"title":"bench","body":"%b"}' % fill.encode()),
     )  # fmt: skip
     return Item(kind, lane, 1, one.seq, one.seq - 1, 0, ident, tag_of(one.user).encode(), encode(frame))
 

@@ -1,5 +1,7 @@
-"""handshake: connects with an HS256 token that the gateway has not seen, up to the welcome and what is owed; then the
-close handshake. Figure: CPU µs of the server process per connect and per disconnect; for the floor the bare upgrade.
+"""handshake: connects with an HS256 token that the gateway has not seen, up to the welcome and what is owed; then
+the close handshake.
+
+Figure: CPU µs of the server process per connect and per disconnect; for the floor that is the bare upgrade.
 """
 
 from typing import Any, NamedTuple
@@ -43,7 +45,7 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
 async def _round(one: Contestant, options: Options) -> tuple[float, float, float]:
     """(CPU µs per connect, per disconnect, P95 of the connect in ms)."""
     count = options.connections
-    async with one.load(one.stage.heads(range(count))) as load:
+    async with one.load(range(count)) as load:
         before = await proc.quiet_ns(one.pid)
         result = await load.connect_all(count, options.in_flight, one.until)
         open_ns = await proc.quiet_ns(one.pid)

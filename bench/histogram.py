@@ -25,7 +25,7 @@ class Histogram:
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> "Histogram":
         """What the generator printed, decoded from JSON."""
-        return cls(value["count"], value["max_us"], {index: count for index, count in value["buckets"]})
+        return cls(value["count"], value["max_us"], dict(value["buckets"]))
 
     @classmethod
     def merge(cls, parts: Iterable["Histogram"]) -> "Histogram":

@@ -1,7 +1,7 @@
 """hotpath: batches over NATS, routed by user, delivered, ack parsed, ack packed to the Redis stream; at saturation.
 
-The floor is fed with the same batches over plain TCP. Figure: CPU µs of the server process per notification that was
-delivered and acknowledged. `busy` is the share of its core that the server used: well below 1 means that the
+The floor is fed with the same batches over plain TCP. Figure: CPU µs of the server process per notification that
+was delivered and acknowledged. `busy` is the share of its core that the server used: well below 1 means that the
 generator was the slower one, and the figure holds the wake-ups of a server that waits.
 """
 
@@ -63,12 +63,13 @@ async def _round(one: Contestant, feed: Path, options: Options) -> tuple[float, 
     stage = one.stage
     ledger = stage.folder / "ledger"
     feeds.write_ledger(ledger, options.messages)
-    async with one.load(stage.heads(range(options.connections))) as load:
+    async with one.load(range(options.connections)) as load:
         await load.ledger(ledger)
         await load.connect_all(options.connections, until=one.until)
         before = await proc.quiet_ns(one.pid)
         result = await load.feed(feed, options.in_flight, options.messages)
         busy_ns = proc.cpu_ns(one.pid) - before
+        await one.settle(options.messages)
         after = await proc.quiet_ns(one.pid)
         await load.close()
     came = feeds.read_ledger(ledger)

@@ -14,6 +14,7 @@ from bench import proc
 from bench.load import Load
 from bench.report import Progress
 from bench.servers import INBOX_USED, Contestant, running
+from notification.errors import Unavailable
 
 _WARM_UP: Final = 500  # connections that come and go before the first look: what is made once is made
 _BASE_S: Final = 5.0
@@ -39,10 +40,11 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
     async with running(options.contestants) as (_, up), contextlib.AsyncExitStack() as loads:
         holding: dict[str, Load] = {}
         held: dict[str, _Held] = {}
-        with progress.step("connecting", len(up)) as advance:
+        with progress.step("warming up", len(up)) as advance:
             for name, one in up.items():
-                holding[name] = await loads.enter_async_context(one.load(one.stage.heads(range(options.connections))))
+                holding[name] = await loads.enter_async_context(one.load(range(options.connections)))
                 await _warm_up(one, holding[name])
+                advance()
         base_us_s = await _cpu_us_s(up, _BASE_S)
         with progress.step("connecting", len(up)) as advance:
             for name, one in up.items():
@@ -50,7 +52,10 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
                 advance()
         with progress.step(f"watching for {options.seconds:g} s", options.seconds) as advance:
             cpu_us_s = await _cpu_us_s(up, options.seconds, advance)
-        pings = {name: (await load.stats()) for name, load in holding.items()}
+        pings = {name: await load.stats() for name, load in holding.items()}
+        broken = {name: one for name, one in pings.items() if one["live"] != options.connections}
+        if broken:
+            raise Unavailable(f"connections broke while they were idle: {broken}")
         for load in holding.values():
             await load.drop()
     count = options.connections
@@ -62,7 +67,7 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
                 "kernel_bytes_both_ends": held[name].kernel / count,
                 "cpu_us_per_s": (cpu_us_s[name] - base_us_s[name]) / count,
                 "process_cpu_us_per_s": base_us_s[name],
-                "pings": pings[name]["pings"], "broken": pings[name]["drops"],
+                "pings": pings[name]["pings"],
             }
             for name in up
         },

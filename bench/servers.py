@@ -1,8 +1,8 @@
 """What is measured, started for real: gateway processes on a NATS and a Valkey of their own, and the floor.
 
-Role inbox is a stand-in: the edge snapshot is answered here, each fill by the load generator with what the real role
-says of a user without notifications (so that PostgreSQL's speed is no part of a gateway's figure). Everything but
-the measured server runs on the other core.
+Role inbox is a stand-in: the edge snapshot is answered here, each fill by the load generator with what the real
+role says of a user without notifications (so that PostgreSQL's speed is no part of a gateway's figure). Everything
+but the measured server runs on the other core.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import tempfile
+import time
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
@@ -36,6 +37,8 @@ from notification.settings import Settings
 
 INBOX_USED: Final = "stand-in: every user has an empty log"
 _START_S: Final = 10.0
+_SETTLE_S_MAX: Final = 30.0
+_SETTLE_STEP_S: Final = 0.1
 
 
 class Stage:
@@ -45,13 +48,11 @@ class Stage:
         ports = free_ports(2)
         self.folder = folder
         self.secret = secrets.token_bytes(32)
-        self.settings = Settings(
-            nats_port=ports[0], redis_port=ports[1], data_dir=str(folder), log_level="warning"
-        )
+        self.settings = Settings(nats_port=ports[0], redis_port=ports[1], data_dir=str(folder), log_level="warning")
         self.core, self.other_core = proc.cores()
         self.fill = folder / "fill"
         self._running = contextlib.AsyncExitStack()
-        self._redis: Redis | None = None
+        self._redis: Any = None  # its stub knows only the union of all its modes
 
     async def start(self) -> None:
         # What is started from here on stays on the other core, unless it is measured.
@@ -63,37 +64,24 @@ class Stage:
         bus = await NatsBus.connect(self.settings.nats_url, "bench")
         self._running.push_async_callback(bus.close)
         await bus.serve(INBOX_EDGE, self._edge, queue=INBOX_QUEUE)
-        redis: Redis = Redis.from_url(self.settings.redis_url)
+        redis: Any = Redis.from_url(self.settings.redis_url)
         self._running.push_async_callback(redis.aclose)
         self._redis = redis
 
     async def stop(self) -> None:
         await self._running.aclose()
 
-    @property
-    def redis(self) -> "Redis":
-        assert self._redis is not None
-        return self._redis
-
     async def _edge(self, subject: str, message: bytes) -> bytes:
         key = EdgeKey(feeds.ISSUER, feeds.AUDIENCE, "", "HS256", self.secret)
         return encode(EdgeReply(1, feeds.EPOCH, [EdgeTenant(feeds.TENANT, "active", [], [key])]))
 
-    def heads(self, users: Sequence[int], name: str = "heads") -> Path:
-        """A file of request heads with fresh tokens."""
-        path = self.folder / name
-        feeds.write_heads(path, users, self.secret)
-        return path
-
-    async def acks_in_stream(self) -> int:
-        """Count the acks that reached the receipts stream, and empty it."""
+    async def take_acks(self) -> int:
+        """Take what is in the receipts stream out of it; how many acks that were."""
         count = 0
-        last = "-"
-        while entries := await self.redis.xrange(RECEIPTS_STREAM, min=last, count=RECEIPTS_READ_ENTRIES_MAX):
+        while entries := await self._redis.xrange(RECEIPTS_STREAM, count=RECEIPTS_READ_ENTRIES_MAX):
             for _, fields in entries:
                 count += len(decode_receipts(fields[RECEIPTS_FIELD.encode()]).acks)
-            last = f"({entries[-1][0].decode()}"
-        await self.redis.delete(RECEIPTS_STREAM)
+            await self._redis.xdel(RECEIPTS_STREAM, *(entry for entry, _ in entries))
         return count
 
 
@@ -127,13 +115,20 @@ class Contestant(ABC):
     async def attach(self, load: Load) -> None:
         """Connect the generator to where batches go."""
 
+    @abstractmethod
+    async def settle(self, acks: int) -> None:
+        """Wait until the acks have gone the server's whole way, where that can be seen while it runs."""
+
+    @abstractmethod
     async def acked(self) -> int:
-        """How many acks arrived since the last call, as the server's own side says; -1: it does not say."""
-        return -1
+        """How many acks arrived since the last call, as the server's own side says. After its load has ended."""
 
     @contextlib.asynccontextmanager
-    async def load(self, heads: Path) -> AsyncIterator[Load]:
-        """A spinning generator for this server, its upstream attached."""
+    async def load(self, users: Sequence[int]) -> AsyncIterator[Load]:
+        """A spinning generator for this server, with fresh tokens of these users, its upstream attached."""
+        heads = self.stage.folder / f"heads-{self.name}"
+        # A device of each contestant's own: gateways on one Redis would replace each other's connections.
+        feeds.write_heads(heads, users, self.name, self.stage.secret)
         async with Load(self.port, heads, self.stage.other_core) as load:
             await self.attach(load)
             yield load
@@ -150,6 +145,7 @@ class Gateway(Contestant):
         )
         self._process = HeraldProcess(settings, f"gateway-{carrier}", ["gateway"])
         self._id = ""
+        self._acks = 0  # taken from the stream so far
         self._processes = processes
 
     async def start(self) -> None:
@@ -165,7 +161,7 @@ class Gateway(Contestant):
         await self._process.stop()
 
     def _health(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://{HOST}:{self.port}/health", timeout=_START_S) as answer:  # noqa: S310 - http
+        with urllib.request.urlopen(f"http://{HOST}:{self.port}/health", timeout=_START_S) as answer:
             value: dict[str, Any] = json.load(answer)
             return value
 
@@ -177,8 +173,15 @@ class Gateway(Contestant):
         await load.nats(self.stage.settings.nats_port)
         await load.answer(INBOX_RESUME, INBOX_QUEUE, self.stage.fill)
 
+    async def settle(self, acks: int) -> None:
+        deadline_s = time.monotonic() + _SETTLE_S_MAX
+        while self._acks < acks and time.monotonic() < deadline_s:
+            await asyncio.sleep(_SETTLE_STEP_S)
+            self._acks += await self.stage.take_acks()
+
     async def acked(self) -> int:
-        return await self.stage.acks_in_stream()
+        count, self._acks = self._acks + await self.stage.take_acks(), 0
+        return count
 
 
 class Floor(Contestant):
@@ -221,6 +224,9 @@ class Floor(Contestant):
         finally:
             writer.close()
 
+    async def settle(self, acks: int) -> None:
+        """It counts an ack in the same turn in which it reads it."""
+
     async def acked(self) -> int:
         counters = await self.counters()
         if counters["short"]:
@@ -230,7 +236,9 @@ class Floor(Contestant):
 
 
 @contextlib.asynccontextmanager
-async def running(contestants: Sequence[str], processes: int = 1) -> AsyncIterator[tuple[Stage, dict[str, Contestant]]]:
+async def running(
+    contestants: Sequence[str], processes: int = 1
+) -> AsyncIterator[tuple[Stage, dict[str, Contestant]]]:
     """The stage and the contestants of these names, all up; everything is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="herald-bench-") as folder:
         stage = Stage(Path(folder))

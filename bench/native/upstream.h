@@ -7,7 +7,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-enum { ANSWERS_MAX = 8, CODES = 8, RECORD_BYTES = 12, OUT_BYTES_MAX = 1 << 20, ANSWER_SID = 10, STALL_S = 10 };
+enum { ANSWERS_MAX = 8, CODES = 8, RECORD_BYTES = 12, OUT_BYTES_MAX = 1 << 20, ANSWER_SID = 10, STALL_S = 30 };
 
 /* What a subject of the bus is answered with; its last eight bytes are set to the Unix time in ms. */
 struct answer {

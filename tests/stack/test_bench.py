@@ -1,0 +1,44 @@
+"""`python -m bench` runs whole on this machine's servers; what it measures here is no figure, so none is judged."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.quality.tree import ROOT
+
+pytestmark = pytest.mark.stack
+
+
+def bench(*arguments: str) -> dict[str, Any]:
+    result = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments, "--json"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    report: dict[str, Any] = json.loads(result.stdout)
+    return report
+
+
+def test_hotpath_delivers_and_acks_on_every_contestant() -> None:
+    report = bench("hotpath", "--rounds", "1", "--messages", "600", "--connections", "50", "--in-flight", "200",
+                   "--contestants", "floor,engine,picows")  # fmt: skip
+    assert set(report["figures"]) == {"floor", "engine", "picows"}
+    assert report["figures"]["engine"]["ratio"]["rounds"] == 1
+    assert "stand-in" in report["inbox"]
+
+
+def test_handshake_connects_and_disconnects() -> None:
+    report = bench("handshake", "--rounds", "1", "--connections", "100")
+    assert report["figures"]["engine"]["values"][0] > 0
+    assert report["disconnect"]["floor"]["values"][0] > 0
+
+
+def test_a_wrong_question_is_one_line() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "bench", "hotpath", "--connections", "1"], cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.startswith("bench: 2048 in flight are too many for 1 connections")
