@@ -65,7 +65,7 @@ def memory(pid: int) -> Memory:
 
 
 def kernel_bytes() -> int:
-    """Kernel memory of all TCP sockets of the machine: buffers (sockstat), and slab objects where we may read them."""
+    """Kernel memory of all TCP sockets of the machine: buffers (sockstat), slab objects where we may read them."""
     found = re.search(r"^TCP:.* mem (\d+)", Path("/proc/net/sockstat").read_text(), re.MULTILINE)
     total = int(found[1]) * os.sysconf("SC_PAGE_SIZE") if found else 0
     slabs = Path("/proc/slabinfo")
