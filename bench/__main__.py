@@ -11,7 +11,7 @@ import structlog
 import uvloop
 from rich.console import Console
 
-from bench import handshake, hotpath, idle
+from bench import connections, handshake, hotpath, idle, storm
 from bench.report import Progress, show
 from notification.errors import HeraldError
 
@@ -90,6 +90,28 @@ def _handshake(as_json: bool, **options: Any) -> None:
 def _idle(as_json: bool, **options: Any) -> None:
     """Memory and CPU per idle connection."""
     _measure(lambda progress: idle.run(idle.Options(**options), progress), as_json)
+
+
+@cli.command("connections")
+@_json
+@click.option("--count", "connections", default=100_000, show_default=True, help="Connections.")
+@click.option("--processes", default=8, show_default=True, help="Gateway processes.")
+@click.option("--messages", default=50_000, show_default=True, help="Notifications to random users.")
+@click.option("--per-s", default=2_500.0, show_default=True, help="Notifications a second.")
+@click.option("--hold-s", default=35.0, show_default=True, help="Seconds to hold them before.")
+def _connections(as_json: bool, **options: Any) -> None:
+    """Many live connections, then notifications to random users: all must arrive."""
+    _measure(lambda progress: connections.run(connections.Options(**options), progress), as_json)
+
+
+@cli.command("storm")
+@_json
+@_contestants(storm.Options().contestants)
+@click.option("--count", "connections", default=20_000, show_default=True, help="Clients that come at once.")
+@click.option("--per-s", default=0.0, show_default=True, help="The rate at which they come; 0 = at once.")
+def _storm(as_json: bool, **options: Any) -> None:
+    """A reconnect storm on one core: who is admitted, how fast, and what neighbours see."""
+    _measure(lambda progress: storm.run(storm.Options(**options), progress), as_json)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ SOURCES: Final = 250  # source addresses: each has 28,000 ports, and caps per ad
 class Load:
     """Commands as methods; they take their turns."""
 
-    def __init__(self, port: int, heads: Path, core: int, spin: bool = True, sources: int = SOURCES) -> None:
-        self._arguments = [str(port), str(heads), str(sources), str(int(spin)), str(core)]
+    def __init__(self, port: int, heads: Path, core: int | None, spin: bool = True, sources: int = SOURCES) -> None:
+        self._arguments = [str(port), str(heads), str(sources), str(int(spin))]
+        if core is not None:
+            self._arguments.append(str(core))
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
 

@@ -47,11 +47,11 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
     """A table of the figures, then what else the report says, one line each."""
     table = Table(title=f"{report['bench']}: {report['unit']}", title_justify="left")
     figures = report["figures"]
-    columns = list(next(iter(figures.values())))
-    if "median" in columns:
+    keys = list(next(iter(figures.values())))
+    if "median" in keys:
         _spreads(table, figures)
     else:
-        _plain(table, figures, columns)
+        _plain(table, figures, keys)
     console.print(table)
     for key, value in report.items():
         if key not in _SKIPPED:
@@ -70,12 +70,12 @@ def _spread(value: Mapping[str, Any]) -> str:
     return Spread(value["median"], value["low"], value["high"], value["rounds"]).shown()
 
 
-def _plain(table: Table, figures: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> None:
-    table.add_column("server")
-    for title in columns:
-        table.add_column(title, justify="right")
-    for name, figure in figures.items():
-        table.add_row(name, *(_number(figure[column]) for column in columns))
+def _plain(table: Table, figures: Mapping[str, Mapping[str, Any]], rows: Sequence[str]) -> None:
+    table.add_column("")
+    for name in figures:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row, *(_number(figure[row]) for figure in figures.values()))
 
 
 def _number(value: Any) -> str:

@@ -32,11 +32,20 @@ from notification.bus import NatsBus
 from notification.errors import Unavailable
 from notification.limits import RECEIPTS_READ_ENTRIES_MAX
 from notification.messages import EdgeKey, EdgeReply, EdgeTenant, decode_receipts, encode
-from notification.names import INBOX_EDGE, INBOX_QUEUE, INBOX_RESUME, RECEIPTS_FIELD, RECEIPTS_STREAM
+from notification.names import (
+    INBOX_EDGE,
+    INBOX_QUEUE,
+    INBOX_RESUME,
+    RECEIPTS_FIELD,
+    RECEIPTS_STREAM,
+    presence_key,
+)
+from notification.presence import PresenceState, decode
 from notification.settings import Settings
 
 INBOX_USED: Final = "stand-in: every user has an empty log"
 _START_S: Final = 10.0
+_PIPELINE_COMMANDS: Final = 1_000
 _SETTLE_S_MAX: Final = 30.0
 _SETTLE_STEP_S: Final = 0.1
 
@@ -44,8 +53,9 @@ _SETTLE_STEP_S: Final = 0.1
 class Stage:
     """The servers around the measured ones, and the folder for files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pinned: bool) -> None:
         ports = free_ports(2)
+        self.pinned = pinned
         self.folder = folder
         self.secret = secrets.token_bytes(32)
         self.settings = Settings(nats_port=ports[0], redis_port=ports[1], data_dir=str(folder), log_level="warning")
@@ -55,8 +65,8 @@ class Stage:
         self._redis: Any = None  # its stub knows only the union of all its modes
 
     async def start(self) -> None:
-        # What is started from here on stays on the other core, unless it is measured.
-        os.sched_setaffinity(0, {self.other_core})
+        if self.pinned:  # what is started from here on stays on the other core, unless it is measured
+            os.sched_setaffinity(0, {self.other_core})
         feeds.write_empty_fill(self.fill)
         for server in (Nats(self.settings), Valkey(self.settings)):
             self._running.push_async_callback(server.stop)
@@ -83,6 +93,21 @@ class Stage:
                 count += len(decode_receipts(fields[RECEIPTS_FIELD.encode()]).acks)
             await self._redis.xdel(RECEIPTS_STREAM, *(entry for entry, _ in entries))
         return count
+
+    async def owners(self, users: Sequence[int]) -> list[str]:
+        """The id of the gateway process that holds each user, as presence says. Raises Unavailable."""
+        found = []
+        for first in range(0, len(users), _PIPELINE_COMMANDS):
+            pipeline = self._redis.pipeline(transaction=False)
+            for user in users[first : first + _PIPELINE_COMMANDS]:
+                pipeline.hvals(presence_key(feeds.tag_of(user)))
+            for values in await pipeline.execute():
+                entries = [decode(value.decode()) for value in values]
+                held = [entry.gateway_id for entry in entries if entry and entry.state is PresenceState.ONLINE]
+                if not held:
+                    raise Unavailable("a connected user has no presence")
+                found.append(held[0])
+        return found
 
 
 class Contestant(ABC):
@@ -124,12 +149,12 @@ class Contestant(ABC):
         """How many acks arrived since the last call, as the server's own side says. After its load has ended."""
 
     @contextlib.asynccontextmanager
-    async def load(self, users: Sequence[int]) -> AsyncIterator[Load]:
-        """A spinning generator for this server, with fresh tokens of these users, its upstream attached."""
-        heads = self.stage.folder / f"heads-{self.name}"
+    async def load(self, users: Sequence[int], spin: bool = True) -> AsyncIterator[Load]:
+        """A generator for this server, with fresh tokens of these users, its upstream attached."""
+        heads = self.stage.folder / f"heads-{self.name}-{users[0]}"
         # A device of each contestant's own: gateways on one Redis would replace each other's connections.
         feeds.write_heads(heads, users, self.name, self.stage.secret)
-        async with Load(self.port, heads, self.stage.other_core) as load:
+        async with Load(self.port, heads, self.stage.other_core if self.stage.pinned else None, spin) as load:
             await self.attach(load)
             yield load
 
@@ -154,7 +179,8 @@ class Gateway(Contestant):
         assert child is not None
         self.pids = sorted(proc.children(child.pid))
         if self._processes == 1:
-            proc.pin(self.pid, self.stage.core)
+            if self.stage.pinned:
+                proc.pin(self.pid, self.stage.core)
             self._id = (await asyncio.to_thread(self._health))["gateway_id"]
 
     async def stop(self) -> None:
@@ -239,9 +265,12 @@ class Floor(Contestant):
 async def running(
     contestants: Sequence[str], processes: int = 1
 ) -> AsyncIterator[tuple[Stage, dict[str, Contestant]]]:
-    """The stage and the contestants of these names, all up; everything is gone afterwards."""
+    """The stage and the contestants of these names, all up; everything is gone afterwards.
+
+    A gateway of one process has a core for itself; several share all cores with everything else.
+    """
     with tempfile.TemporaryDirectory(prefix="herald-bench-") as folder:
-        stage = Stage(Path(folder))
+        stage = Stage(Path(folder), pinned=processes == 1)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(stage.stop)
             await stage.start()

@@ -35,6 +35,18 @@ def test_handshake_connects_and_disconnects() -> None:
     assert report["disconnect"]["floor"]["values"][0] > 0
 
 
+def test_connections_are_held_and_notified() -> None:
+    report = bench("connections", "--count", "60", "--processes", "2", "--messages", "200", "--hold-s", "0.1")
+    figure = report["figures"]["engine"]
+    assert (figure["connections"], figure["delivered"], figure["lost"]) == (60, 200, 0)
+    assert sum(report["per_process"]) == 60
+
+
+def test_a_storm_says_who_came_in() -> None:
+    report = bench("storm", "--count", "50")
+    assert report["figures"]["engine"]["admitted"] == 50
+
+
 def test_a_wrong_question_is_one_line() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "bench", "hotpath", "--connections", "1"], cwd=ROOT, capture_output=True, text=True,
