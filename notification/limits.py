@@ -85,6 +85,9 @@ MESSAGES_TEXT_ONLY: Final = True  # binary -> 1003; the conformance server alone
 MESSAGE_OPEN_MS_MAX: Final = 10_000
 WRITE_BUFFER_BYTES_MAX: Final = 65_536  # unsent bytes of one connection; above it lanes wait, pings end it
 HEADER_BYTES_MAX: Final = 16_384
+PROXY_HEADER_BYTES_MAX: Final = 4_096  # version 2 with TLVs; a load balancer's are some hundred bytes
+FORWARDED_ADDRESSES_MAX: Final = 32  # looked at in X-Forwarded-For, from its end
+CONNECTIONS_PER_ADDRESS: Final = 2_000  # default of the setting, per process: an office behind one address
 AUTH_DEADLINE_MS: Final = 5_000
 HEARTBEAT_MS: Final = 30_000  # CUSTOMER 3.1.5
 PONG_DUE_MS: Final = 10_000
@@ -177,5 +180,6 @@ assert TOKEN_BYTES_MAX <= FRAME_BYTES_MAX
 assert TOKEN_BYTES_MAX * 2 <= VERIFIED_TOKENS_CHARS_MAX
 assert FILLS_IN_FLIGHT_MAX <= INBOX_IN_FLIGHT_MAX
 assert DRAIN_LISTEN_MS < DRAIN_WINDOW_MS
+assert PROXY_HEADER_BYTES_MAX <= HEADER_BYTES_MAX
 assert SWEEP_CLAIM_MS > ACK_DUE_MS > 2 * BUS_REQUEST_TIMEOUT_MS
 assert INTAKE_BATCH_RECORDS_MAX <= DISPATCH_QUEUE_ITEMS_MAX

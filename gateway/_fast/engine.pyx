@@ -11,13 +11,14 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from gateway._fast.address cimport peer_address
 from gateway._fast.framing cimport FRAME_FAULT, FrameHeader, frame_header, frame_unmask
 from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, Session
 from gateway._fast.slots cimport (
     QUEUE_CLOSING, SLOT_JUDGED, SLOT_OPEN, Slot, buffer_bytes, buffer_count, queue_leave, slot_find,
 )
 from gateway._fast.socket_set cimport SocketSet
-from gateway._fast.sockets cimport monotonic_ms, peer_address
+from gateway._fast.sockets cimport monotonic_ms
 
 from gateway._fast.session import PROTOCOL_ERROR, TOO_BIG
 from notification import limits as _limits

@@ -48,13 +48,13 @@ cdef extern from "<netinet/in.h>" nogil:
         in6_addr sin6_addr
     cdef struct sockaddr_storage:
         unsigned short ss_family
-    int INET6_ADDRSTRLEN
 
 cdef extern from "<netinet/tcp.h>" nogil:
     int IPPROTO_TCP, TCP_NODELAY
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char* inet_ntop(int family, const void* address, char* text, socklen_t text_bytes)
+    int inet_pton(int family, const char* text, void* address)
 
 
 cdef inline int64_t monotonic_ms() noexcept nogil:
@@ -69,22 +69,3 @@ cdef inline void reset_on_close(int fd) noexcept nogil:
     now.l_onoff = 1
     now.l_linger = 0
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
-
-
-cdef inline object peer_address(int fd):
-    """The client's address without its port; "" for a Unix socket or a socket that is gone."""
-    cdef sockaddr_storage address
-    cdef socklen_t address_bytes = sizeof(address)
-    cdef char text[64]
-    cdef const void* inside
-    if getpeername(fd, <sockaddr*>&address, &address_bytes) != 0:
-        return ""
-    if address.ss_family == AF_INET:
-        inside = &(<sockaddr_in*>&address).sin_addr
-    elif address.ss_family == AF_INET6:
-        inside = &(<sockaddr_in6*>&address).sin6_addr
-    else:
-        return ""
-    if inet_ntop(address.ss_family, inside, text, sizeof(text)) == NULL:
-        return ""
-    return (<bytes>text).decode("ascii")
