@@ -240,7 +240,7 @@ def _ws_origin(settings: Settings, request: web.Request) -> str:
         host = _host_name(request)
     elif ":" in host:
         host = f"[{host}]"
-    return f"ws://{host}:{settings.gateway_port}"
+    return f"{settings.gateway_scheme}://{host}:{settings.gateway_port}"
 
 
 def _ws_url(settings: Settings, request: web.Request) -> str:

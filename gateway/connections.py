@@ -10,6 +10,7 @@ import structlog
 from gateway._fast.carrier import Connection
 from gateway._fast.registry import Registry
 from gateway._fast.session import AWAIT_AUTH, CLOSING
+from gateway.caps import Caps
 from gateway.clock import now_ms, unix_ms
 from gateway.commands import Commands, bad_frame
 from gateway.edge import Edge
@@ -35,6 +36,7 @@ _REFUSED: Final[dict[Refusal, tuple[Close, int | None]]] = {
     Refusals.FORBIDDEN_ORIGIN: (Closes.REVOKED, None),
     Refusals.SUSPENDED: (Closes.REVOKED, None),
     Refusals.TENANT_UNKNOWN_YET: (Closes.DRAIN, 1_000),
+    Refusals.TOO_MANY: (Closes.TOO_FAST, 5_000),
 }
 # After these of our closes the device is on its way back; any other close handshake means it is offline.
 _COMING_BACK: Final = (Closes.DRAIN.code, Closes.TOKEN_EXPIRED.code)
@@ -58,7 +60,7 @@ class Connections:
 
     def __init__(
         self, registry: Registry[Connection], edge: Edge, presence: Presence, outbound: Outbound, resume: Resume,
-        commands: Commands, timers: Timers,
+        commands: Commands, timers: Timers, caps: Caps,
     ) -> None:  # fmt: skip
         self._registry = registry
         self._edge = edge
@@ -67,6 +69,7 @@ class Connections:
         self._resume = resume
         self._commands = commands
         self._timers = timers
+        self._caps = caps
         self._count = 0
         self.draining = False
         commands.reauthenticated = self._reauthenticated
@@ -108,6 +111,7 @@ class Connections:
         telemetry.CLOSES.labels(_code_label(code)).inc()
         if not session.tag:
             return
+        self._caps.left(session.tenant)
         self._outbound.closed(session, code)
         if not self._registry.remove(session.tag, connection):
             return  # replaced: the entry belongs to the newer connection
@@ -156,6 +160,8 @@ class Connections:
     def _settle(self, connection: Connection, state: _Authenticating, outcome: Identity | Refusal) -> None:
         if isinstance(outcome, Refusal):
             self._refuse(connection, outcome)
+        elif self._caps.full(outcome.tenant):
+            self._refuse(connection, Refusals.TOO_MANY)
         else:
             self._admit(connection, outcome, state.device, state.cursor)
 
@@ -177,6 +183,7 @@ class Connections:
             tag, epoch, _monotonic_ms(identity.expiry_s),
         )  # fmt: skip
         connection.state = None
+        self._caps.joined(identity.tenant)
         self._registry.add(tag, connection)
         self._presence.online(connection)
         self._outbound.opened(connection.session)

@@ -9,6 +9,7 @@ from gateway._fast.engine import Engine
 from gateway._fast.upgrade import Parsed
 from gateway.handshake import Accepted
 from gateway.listener import Listener
+from notification import telemetry
 from notification.codes import Refusals
 from notification.frames import SUBPROTOCOL
 from notification.limits import AUTH_DEADLINE_MS, LISTEN_BACKLOG
@@ -21,7 +22,10 @@ class EngineListener(Listener):
 
     async def start(self, sock: socket.socket) -> None:
         sock.listen(LISTEN_BACKLOG)
-        self.engine = Engine(asyncio.get_running_loop(), self.policy, self, self.sockets_max, AUTH_DEADLINE_MS)
+        self.engine = Engine(
+            asyncio.get_running_loop(), self.policy, self, self.sockets_max, AUTH_DEADLINE_MS, self.caps.peers,
+            self.proxied,
+        )  # fmt: skip
         self.engine.listen(sock)
 
     def limit_sockets(self, count: int) -> None:
@@ -46,6 +50,10 @@ class EngineListener(Listener):
         """Accepted above `sockets_max`: a plain 503, before anything is parsed."""
         self.refuse(_Door(self.engine, handle), Refusals.OVERLOADED)
 
+    def flooding(self) -> None:
+        """Dropped unanswered."""
+        telemetry.REFUSALS.labels(Refusals.TOO_MANY.code).inc()
+
 
 class _Door:
     """A handle with its engine: exists only while a request is judged."""
@@ -55,6 +63,12 @@ class _Door:
     def __init__(self, engine: Engine, handle: int) -> None:
         self._engine = engine
         self._handle = handle
+
+    def peer(self) -> str:
+        return self._engine.peer(self._handle)
+
+    def claim(self, address: str) -> bool:
+        return self._engine.claim(self._handle, address)
 
     def answer(self, data: bytes) -> bool:
         return self._engine.answer(self._handle, data)

@@ -21,7 +21,8 @@ METRICS_PATH: Final = "/metrics"
 
 _VERSION: Final = "13"  # RFC 6455 §4.1
 _REFUSED: Final = {
-    refusal.status: refusal for refusal in (Refusals.MALFORMED, Refusals.METHOD, Refusals.HEADERS_TOO_LARGE)
+    refusal.status: refusal
+    for refusal in (Refusals.MALFORMED, Refusals.METHOD, Refusals.TOO_MANY, Refusals.HEADERS_TOO_LARGE)
 }
 
 
@@ -76,7 +77,7 @@ def parse_head(head: bytes) -> Request | Refusal:
 
 
 def to_request(outcome: upgrade.Parsed | int) -> Request | Refusal:
-    """What the parser found, or the refusal its status stands for."""
+    """What the parser found, or the refusal that its or the carrier's status stands for."""
     return _REFUSED[outcome] if isinstance(outcome, int) else Request(*outcome)
 
 

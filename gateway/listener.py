@@ -17,6 +17,7 @@ import structlog
 from gateway import handshake
 from gateway._fast import upgrade
 from gateway._fast.carrier import Policy
+from gateway.caps import Caps
 from gateway.edge import Edge
 from gateway.handshake import Accepted, Request
 from notification import telemetry
@@ -79,6 +80,12 @@ Route = Callable[[], Awaitable[tuple[int, str, bytes]]]
 class Door(Protocol):
     """One accepted socket until its request is judged. A door that is gone or was answered takes nothing: False."""
 
+    def peer(self) -> str:
+        """The client's address as far as it is known: of the PROXY header, or the socket's; "" if it is gone."""
+
+    def claim(self, address: str) -> bool:
+        """The client is another than peer(): count it there. False: that address holds too many sockets."""
+
     def answer(self, data: bytes) -> bool:
         """Send a response, then end the socket."""
 
@@ -89,9 +96,11 @@ class Door(Protocol):
 class Listener(ABC):
     """What the listeners of both carriers do alike. `held` doors wait for an edge snapshot."""
 
-    def __init__(self, policy: Policy, edge: Edge, routes: dict[str, Route]) -> None:
+    def __init__(self, policy: Policy, edge: Edge, routes: dict[str, Route], caps: Caps, proxied: bool) -> None:
         self.policy = policy
         self.edge = edge
+        self.caps = caps
+        self.proxied = proxied  # every connection begins with a PROXY header
         self.routes = routes
         self.draining = False
         self.held = 0
@@ -123,6 +132,9 @@ class Listener(ABC):
         if isinstance(request, Refusal):
             self.refuse(door, request)
             return
+        if not self._known_client(door, request):
+            self.refuse(door, Refusals.TOO_MANY)
+            return
         route = self.routes.get(request.path)
         if route is not None:
             task = asyncio.get_running_loop().create_task(self._serve(door, route))
@@ -135,7 +147,24 @@ class Listener(ABC):
         if handshake.unknown_yet(outcome) and self.edge.known:
             self._hold(door, request, outcome)
         else:
-            self._finish(door, outcome)
+            self._finish(door, self._capped(request, outcome))
+
+    def _known_client(self, door: Door, request: Request) -> bool:
+        """Believe X-Forwarded-For as far as it came from trusted proxies. False: that client has its share."""
+        forwarded = request.headers.get("x-forwarded-for")
+        if forwarded is None or not self.caps.trusting:
+            return True
+        peer = door.peer()
+        client = self.caps.client(peer, forwarded)
+        return client == peer or door.claim(client)
+
+    def _capped(self, request: Request, outcome: Accepted | Refusal) -> Accepted | Refusal:
+        """A tenant that has its share is refused; how, depends on where the token came (handshake.py)."""
+        if isinstance(outcome, Refusal) or outcome.identity is None or not self.caps.full(outcome.identity.tenant):
+            return outcome
+        if "authorization" in request.headers:
+            return Refusals.TOO_MANY
+        return outcome._replace(identity=None, refusal=Refusals.TOO_MANY)
 
     def refuse(self, door: Door, refusal: Refusal) -> None:
         """Answer with a fixed body and close."""
@@ -153,7 +182,7 @@ class Listener(ABC):
             self.held -= 1
             again = handshake.decide(request, self.edge)
             known = handshake.unknown_yet(again) and answered.result()
-            self._finish(door, handshake.settle(again) if known else again)
+            self._finish(door, handshake.settle(again) if known else self._capped(request, again))
 
         self.edge.refresh().add_done_callback(refreshed)
 

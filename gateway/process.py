@@ -6,14 +6,16 @@ import random
 import re
 import secrets
 import socket
+import ssl
 import sys
 
 import structlog
 import uvloop
 
-from gateway import drain, listener
+from gateway import drain, listener, tls
 from gateway._fast.carrier import Connection
 from gateway._fast.registry import Registry
+from gateway.caps import Caps
 from gateway.clock import DatabaseClock
 from gateway.commands import Commands
 from gateway.connections import Connections
@@ -52,8 +54,12 @@ def make_gateway_id(index: int) -> str:
 class Gateway:
     """The parts of one process. It owns neither bus nor pipeline: whoever made them closes them."""
 
-    def __init__(self, bus: Bus, pipeline: Pipeline, gateway_id: str, carrier: str = "engine") -> None:
+    def __init__(
+        self, bus: Bus, pipeline: Pipeline, gateway_id: str, carrier: str = "engine", caps: Caps | None = None,
+        proxied: bool = False, tls: ssl.SSLContext | None = None,
+    ) -> None:  # fmt: skip
         self.gateway_id = gateway_id
+        self._caps = Caps() if caps is None else caps
         self._bus = bus
         self._pipeline = pipeline
         self.registry: Registry[Connection] = Registry()
@@ -66,21 +72,27 @@ class Gateway:
         self._presence.shown = self._resume.look
         self._commands = Commands(bus, self.edge, self._outbound, self._resume)
         self.connections = Connections(
-            self.registry, self.edge, self._presence, self._outbound, self._resume, self._commands, self._timers
-        )
+            self.registry, self.edge, self._presence, self._outbound, self._resume, self._commands, self._timers,
+            self._caps,
+        )  # fmt: skip
         self._replacement = Replacement(bus, self.registry, self._presence)
         self._inbound = Inbound(self.registry, self._resume, clock)
         self._health = Health(bus, pipeline, self._presence, self.connections, self.registry, gateway_id)
         self._shedding: asyncio.Task[None] | None = None
         self._listener = self._listen_by(
-            carrier, {HEALTH_PATH: self._health.health, METRICS_PATH: self._health.metrics}
+            carrier, {HEALTH_PATH: self._health.health, METRICS_PATH: self._health.metrics}, proxied, tls
         )
 
-    def _listen_by(self, carrier: str, routes: dict[str, Route]) -> Listener:
+    def _listen_by(
+        self, carrier: str, routes: dict[str, Route], proxied: bool, tls: ssl.SSLContext | None
+    ) -> Listener:
         """Setting gateway_carrier: who moves the bytes between sockets and sessions."""
         if carrier == "picows":
-            return PicowsListener(self.connections, self.edge, routes, self._timers, self.connections.count)
-        return EngineListener(self.connections, self.edge, routes)
+            return PicowsListener(
+                self.connections, self.edge, routes, self._caps, proxied, tls, self._timers, self.connections.count
+            )
+        assert tls is None, "settings refuse it: the engine speaks plain TCP"
+        return EngineListener(self.connections, self.edge, routes, self._caps, proxied)
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on a bound socket. Batches are answered before the first client is accepted."""
@@ -141,6 +153,7 @@ class Gateway:
 async def serve(settings: Settings, index: int, sock: socket.socket, to_supervisor: socket.socket) -> None:
     """Run until SIGTERM or SIGINT. Raises HeraldError when it cannot start."""
     stopping = stop_event()
+    context = tls.server_context(settings)
     gateway_id = make_gateway_id(index)
     pipeline = RedisPipeline(settings.redis_url)
     starting = asyncio.gather(NatsBus.connect(settings.nats_url, gateway_id), pipeline.start(STARTUP_DEADLINE_S))
@@ -150,7 +163,9 @@ async def serve(settings: Settings, index: int, sock: socket.socket, to_supervis
         starting.cancel()
         return
     bus, _ = starting.result()
-    gateway = Gateway(bus, pipeline, gateway_id, settings.gateway_carrier)
+    caps = Caps(settings.connections_per_address, settings.connections_per_tenant, settings.proxies)
+    proxied = settings.proxy_protocol == "required"
+    gateway = Gateway(bus, pipeline, gateway_id, settings.carrier, caps, proxied, context)
     link = Link(to_supervisor, gateway.connections.count, gateway.shed)
     listening = asyncio.create_task(link.listen())
     await asyncio.wait((listening, stopped), return_when=asyncio.FIRST_COMPLETED)

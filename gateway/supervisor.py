@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 from prometheus_client import multiprocess
 
-from gateway import balance, link, listener
+from gateway import balance, link, listener, tls
 from notification import settings as configuration
 from notification import telemetry
 from notification.errors import HeraldError, SettingsError
@@ -222,6 +222,7 @@ def main() -> int:
     try:
         settings, _ = configuration.load()
         telemetry.configure(settings.log_level, b"", settings.log_json)
+        tls.server_context(settings)  # a wrong certificate is told once, not by each process
         listener.check_free(settings.gateway_host, settings.gateway_port)
         count = settings.gateway_processes or os.cpu_count() or 1
         with contextlib.ExitStack() as held:

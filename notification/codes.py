@@ -187,5 +187,6 @@ ERRORS: Final = {
     "bad_frame": "a frame is not JSON, not an object, or breaks the protocol; the third closes 4400",
     "busy": "the inbox did not answer in time; retry",
     "device_mismatch": "reauth may not change tenant, user or device",
+    "too_many_connections": "the tenant already has the most connections allowed; retry",
     "too_many_devices": "the user already has the most devices allowed",
 }

@@ -7,6 +7,7 @@
 
 import dataclasses
 import difflib
+import ipaddress
 import os
 import tomllib
 import urllib.parse
@@ -15,7 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from notification.errors import SettingsError
-from notification.limits import KAFKA_FETCH_WAIT_EMBEDDED_MS, KAFKA_FETCH_WAIT_MS
+from notification.limits import (
+    CONNECTIONS_CAP_MAX,
+    CONNECTIONS_PER_ADDRESS_DEFAULT,
+    KAFKA_FETCH_WAIT_EMBEDDED_MS,
+    KAFKA_FETCH_WAIT_MS,
+)
 
 FILE: Final = "herald.toml"
 PREFIX: Final = "HERALD_"
@@ -49,7 +55,29 @@ class Settings:
     gateway_port: int = _setting(8081, "port the gateway listens on")
     gateway_processes: int = _setting(0, "gateway processes on that port; 0 = one per core")
     gateway_carrier: str = _setting(
-        "engine", "what moves the gateway's bytes: engine (an epoll set of its own) or picows (uvloop's transports)"
+        "auto",
+        "what moves the gateway's bytes: engine (an epoll set of its own, plain TCP) or picows (uvloop's "
+        "transports, plain or TLS); auto = picows with gateway_tls_cert, else engine",
+    )
+    gateway_tls_cert: str = _setting(
+        "", "file of the gateway's certificate chain (PEM): clients then speak TLS 1.3; empty = plain"
+    )
+    gateway_tls_key: str = _setting("", "file of the certificate's private key (PEM, not encrypted)")
+    trusted_proxies: str = _setting(
+        "",
+        "networks of proxies in front of the gateway, CIDR with commas between; PROXY headers and X-Forwarded-For "
+        "of others do not count",
+    )
+    proxy_protocol: str = _setting(
+        "off", "required = every connection begins with a PROXY header, version 1 or 2, of a trusted proxy; or off"
+    )
+    connections_per_address: int = _setting(
+        CONNECTIONS_PER_ADDRESS_DEFAULT,
+        "sockets that one client address (IPv6: one /64) may hold per gateway process, those of trusted proxies "
+        "not counted; 0 = no cap",
+    )
+    connections_per_tenant: int = _setting(
+        0, "connections that one tenant may hold per gateway process; 0 = no cap"
     )
     plaintext_network: str = _setting(
         "", '"trusted" lets a plain listener bind other than loopback (behind a TLS load balancer)'
@@ -81,6 +109,23 @@ class Settings:
     def postgres_dsn(self) -> str:
         """The owner's DSN: migrations only. Workers connect as their own role (worker/database.py)."""
         return self.postgres or f"postgresql://postgres@127.0.0.1:{self.postgres_port}/herald"
+
+    @property
+    def carrier(self) -> str:
+        """engine or picows: gateway_carrier, with auto resolved."""
+        if self.gateway_carrier != "auto":
+            return self.gateway_carrier
+        return "picows" if self.gateway_tls_cert else "engine"
+
+    @property
+    def gateway_scheme(self) -> str:
+        """Of the gateway's URLs."""
+        return "wss" if self.gateway_tls_cert else "ws"
+
+    @property
+    def proxies(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """The networks of trusted_proxies."""
+        return [ipaddress.ip_network(text.strip()) for text in self.trusted_proxies.split(",") if text.strip()]
 
     @property
     def secrets_path(self) -> Path:
@@ -183,14 +228,41 @@ def _check(settings: Settings) -> None:
     _check_ports(settings)
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"log_level: must be debug, info, warning or error, is {settings.log_level!r}")
-    if settings.gateway_carrier not in ("engine", "picows"):
-        raise SettingsError(f"gateway_carrier: must be engine or picows, is {settings.gateway_carrier!r}")
     if settings.plaintext_network not in ("", "trusted"):
         raise SettingsError('plaintext_network: must be empty or "trusted"')
-    if not settings.gateway_host.startswith(_LOOPBACK) and settings.plaintext_network != "trusted":
+    _check_listener(settings)
+
+
+def _check_listener(settings: Settings) -> None:
+    """How clients reach the gateway."""
+    if settings.gateway_carrier not in ("auto", "engine", "picows"):
+        raise SettingsError(f"gateway_carrier: must be auto, engine or picows, is {settings.gateway_carrier!r}")
+    if bool(settings.gateway_tls_cert) != bool(settings.gateway_tls_key):
+        given, missing = "gateway_tls_cert", "gateway_tls_key"
+        if settings.gateway_tls_key:
+            given, missing = missing, given
+        raise SettingsError(f"{missing}: is empty, but {given} is set; TLS needs both")
+    if settings.gateway_tls_cert and settings.carrier == "engine":
         raise SettingsError(
-            f"gateway_host: {settings.gateway_host} is not loopback and the listener has no TLS; put a TLS load "
-            'balancer in front and set plaintext_network = "trusted"'
+            "gateway_carrier: engine speaks no TLS; with gateway_tls_cert it must be auto or picows"
+        )
+    if settings.proxy_protocol not in ("off", "required"):
+        raise SettingsError(f"proxy_protocol: must be off or required, is {settings.proxy_protocol!r}")
+    try:
+        proxies = settings.proxies
+    except ValueError as error:
+        raise SettingsError(f"trusted_proxies: {error}; must be like 10.0.0.0/8,2001:db8::/32") from error
+    if settings.proxy_protocol == "required" and not proxies:
+        raise SettingsError("trusted_proxies: is empty, but proxy_protocol is required: nobody could connect")
+    for key in ("connections_per_address", "connections_per_tenant"):
+        if getattr(settings, key) > CONNECTIONS_CAP_MAX:
+            raise SettingsError(f"{key}: must be at most {CONNECTIONS_CAP_MAX}; 0 = no cap")
+    plain = not settings.gateway_tls_cert
+    if plain and not settings.gateway_host.startswith(_LOOPBACK) and settings.plaintext_network != "trusted":
+        raise SettingsError(
+            f"gateway_host: {settings.gateway_host} is not loopback and the listener has no TLS; set "
+            "gateway_tls_cert and gateway_tls_key, or put a TLS load balancer in front and set "
+            'plaintext_network = "trusted"'
         )
 
 

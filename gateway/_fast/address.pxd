@@ -53,6 +53,14 @@ cdef inline bint address_from_text(Address* self, int family, const char* text) 
     return True
 
 
+cdef inline bint address_from_text_any(Address* self, str text) except -1:
+    """Of either family. False: the text is no address."""
+    cdef bytes raw = text.encode("ascii", "replace")
+    if b"\x00" in raw:
+        return False
+    return address_from_text(self, AF_INET, raw) or address_from_text(self, AF_INET6, raw)
+
+
 cdef inline str address_to_text(const Address* self):
     cdef char text[46]  # INET6_ADDRSTRLEN
     if address_is_ipv4(self):

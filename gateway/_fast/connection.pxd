@@ -1,6 +1,7 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 from picows.picows cimport WSFrame, WSListener, WSTransport
 
+from gateway._fast.peers cimport Peers
 from gateway._fast.session cimport Session
 
 cdef class Connection(WSListener):
@@ -11,6 +12,8 @@ cdef class Connection(WSListener):
         public int64_t deadline_ms
         public object ready
         public object state
+        Peers _peers  # None: not counted, or not any more
+        int32_t _ticket  # of the client's address there
         object _policy
         WSTransport _transport  # None before the upgrade and after the end
         object _close_timer  # None until our close frame is written

@@ -5,6 +5,7 @@ from typing import Any
 from picows import WSListener
 
 from gateway._fast.carrier import Policy
+from gateway._fast.peers import Peers
 from gateway._fast.session import Session
 
 TOO_SLOW: tuple[int, str]  # (code, reason) of codes.Closes, which this package does not import
@@ -20,7 +21,9 @@ class Connection(WSListener):
     ready: Any
     state: Any
 
-    def __init__(self, policy: Policy, now_ms: int) -> None: ...
+    def __init__(self, policy: Policy, now_ms: int, peers: Peers | None = None, ticket: int = ...) -> None:
+        """`ticket`: of the client's address in `peers`; given back when the socket is gone. ValueError: none of
+        `peers`."""
     def flush(self) -> None: ...
     def congested(self) -> bool: ...
     def close(self, code: int, reason: str) -> None: ...

@@ -9,10 +9,11 @@ writes stays the session's; the transport copies what the socket does not take a
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 from picows.picows cimport WSFrame, WSListener, WSTransport
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from gateway._fast.peers cimport PEER_UNCOUNTED, Peers
 from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, Session
 
 from notification import limits as _limits
@@ -37,8 +38,12 @@ cdef int64_t _now_ms() noexcept:
 cdef class Connection(WSListener):
     """One socket; carrier.Connection is its contract."""
 
-    def __init__(self, policy not None, int64_t now_ms):
+    def __init__(self, policy not None, int64_t now_ms, Peers peers=None, int32_t ticket=PEER_UNCOUNTED):
+        if peers is not None and ticket >= peers._capacity:
+            raise ValueError("no such ticket")
         self.session = Session(now_ms)
+        self._peers = peers
+        self._ticket = ticket
         self.peer = ""
         self.opened_ms = now_ms
         self._policy = policy
@@ -85,6 +90,9 @@ cdef class Connection(WSListener):
         ):
             self.session.close_code = <int>transport.close_handshake.sent.code  # picows found the fault
         self.session.end()
+        if self._peers is not None:
+            self._peers.give(self._ticket)
+            self._peers = None
         self._transport = None
         self._policy.closed(self, clean)
 

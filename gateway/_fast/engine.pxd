@@ -1,10 +1,10 @@
 from libc.stdint cimport int64_t
 
+from gateway._fast.doors cimport Doors
 from gateway._fast.session cimport Session
 from gateway._fast.slots cimport Slot
-from gateway._fast.socket_set cimport SocketSet
 
-cdef class Engine(SocketSet):
+cdef class Engine(Doors):
     cdef:
         object _policy
         list _gone  # connections whose socket is gone and whose policy does not know it yet

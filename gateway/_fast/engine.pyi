@@ -3,18 +3,26 @@
 from typing import Any
 
 from gateway._fast.carrier import Policy
+from gateway._fast.doors import Doorkeeper, Doors
+from gateway._fast.peers import Peers
 from gateway._fast.session import Session
-from gateway._fast.socket_set import Doorkeeper, SocketSet
 
 # (code, reason) of codes.Closes, which this package does not import.
 TOO_SLOW: tuple[int, str]
 INTERNAL: tuple[int, str]
 
-class Engine(SocketSet):
+class Engine(Doors):
     """Accepts, reads, writes and closes for one process."""
 
     def __init__(
-        self, loop: Any, policy: Policy, doorkeeper: Doorkeeper, sockets_max: int, head_deadline_ms: int
+        self,
+        loop: Any,
+        policy: Policy,
+        doorkeeper: Doorkeeper,
+        sockets_max: int,
+        head_deadline_ms: int,
+        peers: Peers | None = None,
+        proxied: bool = False,
     ) -> None: ...
     def connections(self) -> int:
         """Sockets past the upgrade."""

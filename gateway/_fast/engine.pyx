@@ -1,4 +1,4 @@
-"""The engine: WebSocket connections on the sockets of socket_set, without asyncio transports.
+"""The engine: WebSocket connections on the sockets of socket_set, past their doors, without asyncio transports.
 
 An idle connection is a slot, an EngineConnection and its Session. The slot holds a reference to its connection
 until the socket is gone; the connection points at the slot until then, so that it never touches the descriptor's
@@ -12,12 +12,13 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from gateway._fast.address cimport peer_address
+from gateway._fast.doors cimport Doors
 from gateway._fast.framing cimport FRAME_FAULT, FrameHeader, frame_header, frame_unmask
+from gateway._fast.peers cimport Peers
 from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, Session
 from gateway._fast.slots cimport (
     QUEUE_CLOSING, SLOT_JUDGED, SLOT_OPEN, Slot, buffer_bytes, buffer_count, queue_leave, slot_find,
 )
-from gateway._fast.socket_set cimport SocketSet
 from gateway._fast.sockets cimport monotonic_ms
 
 from gateway._fast.session import PROTOCOL_ERROR, TOO_BIG
@@ -33,15 +34,16 @@ cdef:
     Py_ssize_t _UNSENT_BYTES_LOW = _limits.WRITE_BUFFER_BYTES_MAX // 4
 
 
-cdef class Engine(SocketSet):
+cdef class Engine(Doors):
     """Accepts, reads, writes and closes for one process; engine.pyi is its contract."""
 
     def __init__(
         self, loop not None, policy not None, doorkeeper not None, Py_ssize_t sockets_max, int64_t head_deadline_ms,
+        Peers peers=None, bint proxied=False,
     ):
         self._policy = policy
         self._gone = []
-        SocketSet.__init__(self, loop, doorkeeper, sockets_max, head_deadline_ms)
+        Doors.__init__(self, loop, doorkeeper, sockets_max, head_deadline_ms, peers, proxied)
 
     def connections(self):
         """Sockets past the upgrade."""
@@ -60,6 +62,8 @@ cdef class Engine(SocketSet):
         connection.ready = ready
         connection._engine = self
         connection._slot = slot
+        if self._claimed:
+            connection._peer = self._claimed.pop(handle, None)
         queue_leave(&self._table, slot)
         slot.state = SLOT_OPEN
         slot.owner = <void*>connection

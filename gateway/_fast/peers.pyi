@@ -6,8 +6,8 @@ UNCOUNTED: int  # the ticket of a socket whose address is not counted
 FLOODING: int  # no ticket: the address holds twice what it may; not even an answer is due
 
 class Peers:
-    """One object per process, called from its event loop. Addresses are texts of IPv4 or IPv6, without port or zone;
-    IPv4-mapped IPv6 counts as IPv4, IPv6 by its first 64 bits."""
+    """One object per process, called from its event loop. Addresses are texts, without port or zone; IPv4-mapped
+    IPv6 counts as IPv4, IPv6 by its first 64 bits."""
 
     per_address: int
 

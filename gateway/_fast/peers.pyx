@@ -5,16 +5,13 @@ its end needs neither a lookup nor its address. IPv6 is counted by /64, of which
 folded multiplication under seeds of the process: nobody outside can aim at one bucket.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
 from gateway._fast.address cimport (
-    ADDRESS_BYTES, MAPPED_BYTES, Address, address_from_ipv4, address_from_text, address_is_ipv4,
+    ADDRESS_BYTES, MAPPED_BYTES, Address, address_from_ipv4, address_from_text_any, address_is_ipv4,
 )
-from gateway._fast.sockets cimport AF_INET, AF_INET6
-
-from os import urandom as _urandom
 
 UNCOUNTED = PEER_UNCOUNTED
 FLOODING = PEER_FLOODING
@@ -22,6 +19,9 @@ FLOODING = PEER_FLOODING
 cdef enum:
     ENTRIES_MIN = 64
     NONE = -1
+
+cdef extern from "<sys/random.h>" nogil:
+    Py_ssize_t getrandom(void* buffer, size_t count, unsigned int flags)
 
 cdef extern from *:
     """
@@ -33,14 +33,6 @@ cdef extern from *:
     uint64_t fold(uint64_t a, uint64_t b) noexcept nogil
 
 
-cdef bint _parse(str text, Address* address) except -1:
-    """False: the text is no address."""
-    cdef bytes raw = text.encode("ascii", "replace")
-    if b"\x00" in raw:
-        return False
-    return address_from_text(address, AF_INET, raw) or address_from_text(address, AF_INET6, raw)
-
-
 cdef class Peers:
     """peers.pyi is its contract."""
 
@@ -48,13 +40,13 @@ cdef class Peers:
         self._free = NONE
 
     def __init__(self, networks not None, int32_t per_address):
-        cdef bytes seeds = _urandom(sizeof(self._seeds))
         if per_address < 0:
             raise ValueError("per_address must not be negative")
         if self._networks != NULL or self._entries != NULL:
             raise RuntimeError("made once")
         self.per_address = per_address
-        memcpy(self._seeds, <const char*>seeds, sizeof(self._seeds))
+        if getrandom(self._seeds, sizeof(self._seeds), 0) != sizeof(self._seeds):
+            raise OSError("getrandom")
         self._networks = <Network*>calloc(max(len(networks), 1), sizeof(Network))
         if self._networks == NULL:
             raise MemoryError()
@@ -83,12 +75,12 @@ cdef class Peers:
     def trusts(self, str address not None):
         """Is it a proxy's address? See peers.pyi."""
         cdef Address parsed
-        return _parse(address, &parsed) and self.trusted(&parsed)
+        return address_from_text_any(&parsed, address) and self.trusted(&parsed)
 
     def enter(self, str address not None):
         """Count a socket; its ticket. See peers.pyi."""
         cdef Address parsed
-        return self.take(&parsed) if _parse(address, &parsed) else PEER_UNCOUNTED
+        return self.take(&parsed) if address_from_text_any(&parsed, address) else PEER_UNCOUNTED
 
     def leave(self, int32_t ticket):
         """The socket is gone. See peers.pyi."""

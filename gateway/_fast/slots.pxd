@@ -16,10 +16,16 @@ cdef enum:
 
 cdef enum SlotState:
     SLOT_FREE = 0
-    SLOT_HEAD = 1  # the request is not whole yet
-    SLOT_JUDGED = 2  # the doorkeeper has the request, and has not answered yet; nothing is read
-    SLOT_OPEN = 3  # a WebSocket; `owner` is its connection
-    SLOT_ENDING = 4  # nobody's any more: sends what is left, then FIN, and waits for the peer's
+    SLOT_PROXY = 1  # the PROXY header is not whole yet
+    SLOT_HEAD = 2  # the request is not whole yet
+    SLOT_JUDGED = 3  # the doorkeeper has the request, and has not answered yet; nothing is read
+    SLOT_OPEN = 4  # a WebSocket; `owner` is its connection
+    SLOT_ENDING = 5  # nobody's any more: sends what is left, then FIN, and waits for the peer's
+
+cdef enum RefusalName:
+    REFUSAL_NONE = 0
+    REFUSAL_STRANGER = 1  # no trusted proxy, where only those may connect
+    REFUSAL_CROWDED = 2  # its address holds too many sockets
 
 cdef enum QueueName:
     QUEUE_NONE = 0
@@ -42,9 +48,11 @@ cdef struct Slot:
     int32_t before  # neighbours in `queue`; `after` of a free slot is the next free one
     int32_t after
     uint32_t interest  # what epoll watches
+    int32_t ticket  # of the client's address (peers.pyx)
     uint8_t state
     uint8_t queue
-    bint paused  # the outbox went above its bound and is not below the low mark yet
+    uint8_t refusal  # RefusalName: what the request will be answered, known before it came
+    uint8_t paused  # the outbox went above its bound and is not below the low mark yet
 
 cdef struct Queue:
     int32_t first
@@ -98,7 +106,7 @@ cdef inline Slot* slot_find(Table* self, uint64_t handle) noexcept nogil:
 
 
 cdef inline Slot* slot_take(Table* self, int fd, int64_t now_ms) noexcept nogil:
-    """A slot for an accepted socket, in SLOT_HEAD; NULL without memory."""
+    """A slot for an accepted socket, in SLOT_HEAD, without a ticket; NULL without memory."""
     cdef Slot* slot
     cdef Slot* chunk
     cdef Slot** chunks
@@ -126,14 +134,16 @@ cdef inline Slot* slot_take(Table* self, int fd, int64_t now_ms) noexcept nogil:
     slot.fd = fd
     slot.since_ms = now_ms
     slot.interest = 0
+    slot.ticket = NONE
     slot.state = SLOT_HEAD
     slot.queue = QUEUE_NONE
+    slot.refusal = REFUSAL_NONE
     slot.paused = False
     return slot
 
 
 cdef inline void slot_give(Table* self, Slot* slot) noexcept nogil:
-    """Back to the free ones. Its socket is closed, its owner gone, it is in no queue."""
+    """Back to the free ones. Its socket is closed, owner and ticket are gone, it is in no queue."""
     free(slot.kept)
     free(slot.outbox)
     slot.kept = slot.outbox = NULL

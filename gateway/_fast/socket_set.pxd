@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t
 
+from gateway._fast.address cimport Address
 from gateway._fast.slots cimport Slot, Table
 
 cdef class SocketSet:
@@ -7,7 +8,6 @@ cdef class SocketSet:
         public Py_ssize_t sockets_max
         public int64_t head_deadline_ms
         object _loop
-        object _doorkeeper
         object _listener  # the listening socket, to keep it open
         object _timer
         object _accept_timer
@@ -24,7 +24,6 @@ cdef class SocketSet:
     cdef object _pause_accepting(self)
     cdef int _event(self, Slot* slot, unsigned int events) except -1
     cdef int _readable(self, Slot* slot) except -1
-    cdef int _read_head(self, Slot* slot, Py_ssize_t checked, Py_ssize_t count) except -1
     cdef int _keep(self, Slot* slot, Py_ssize_t start, Py_ssize_t count) except -1
     cdef int _write(self, Slot* slot, const char* data, Py_ssize_t count) except -1
     cdef int _writable(self, Slot* slot) except -1
@@ -34,6 +33,9 @@ cdef class SocketSet:
     cdef int _wait(self, Slot* slot, int queue) except -1
     cdef object _arm(self)
 
+    cdef int _admit(self, Slot* slot, bint told, const Address* address) except -1
+    cdef int _read_door(self, Slot* slot, Py_ssize_t checked, Py_ssize_t count) except -1
+    cdef int _forget(self, Slot* slot) except -1
     cdef int _read_open(self, Slot* slot, Py_ssize_t count) except -1
     cdef int _filled(self, Slot* slot) except -1
     cdef int _drained(self, Slot* slot) except -1

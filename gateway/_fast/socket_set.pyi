@@ -1,25 +1,14 @@
 """The sockets of one process in an epoll set of its own, below uvloop; what they are before they are WebSockets."""
 
-from typing import Any, Protocol
-
-from gateway._fast.upgrade import Parsed
-
-class Doorkeeper(Protocol):
-    """Judges requests. Each call must sooner or later be followed by answer() or upgrade() with its handle; the
-    head deadline and the client's end make the handle stale."""
-
-    def request(self, handle: int, outcome: Parsed | int) -> None:
-        """A whole head, or the status it is refused with (upgrade.parse)."""
-    def overloaded(self, handle: int) -> None:
-        """Accepted above sockets_max; nothing was read."""
+from typing import Any
 
 class SocketSet:
-    """Call its methods from the event loop only."""
+    """Call its methods from the event loop only. Doors and Engine say what becomes of the sockets."""
 
     sockets_max: int  # accepted sockets above this are overloaded
     head_deadline_ms: int  # from accept to the answer or the upgrade
 
-    def __init__(self, loop: Any, doorkeeper: Doorkeeper, sockets_max: int, head_deadline_ms: int) -> None:
+    def __init__(self, loop: Any, sockets_max: int, head_deadline_ms: int) -> None:
         """`loop`: an asyncio.AbstractEventLoop. OSError: no descriptor for the epoll set."""
     def listen(self, sock: Any) -> None:
         """Accept from a listening, non-blocking socket.socket, which is the set's from now on. TCP_NODELAY is set
@@ -30,7 +19,5 @@ class SocketSet:
         """Drop every socket, tell the policy, leave the loop. Nothing may be called afterwards but close()."""
     def doors(self) -> int:
         """Sockets that are no connection: before the upgrade, or sending their last bytes."""
-    def answer(self, handle: int, data: bytes) -> bool:
-        """Send a response and end the socket. False: the handle is stale."""
     def turn(self) -> None:
         """What the loop calls when the epoll set has events; at most ENGINE_EVENTS_COUNT_MAX of them."""

@@ -13,12 +13,12 @@ overwrite it, which a turn calls only when it is done with the head. After any c
 policy a slot may be another socket's: its generation is compared first.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from gateway._fast cimport sockets
+from gateway._fast.address cimport Address, address_from_socket
 from gateway._fast.framing cimport FRAME_HEADER_BYTES_MAX
 from gateway._fast.slots cimport (
     CHUNK_SLOTS, NONE, QUEUE_CLOSING, QUEUE_HEADS, SLOT_ENDING, SLOT_HEAD, SLOT_JUDGED, SLOT_OPEN, Slot,
@@ -26,9 +26,7 @@ from gateway._fast.slots cimport (
     slot_handle, slot_take, table_free, table_start,
 )
 from gateway._fast.sockets cimport monotonic_ms
-from gateway._fast.upgrade cimport find_end, parse_head
 
-from gateway._fast.upgrade import MALFORMED
 from notification import limits as _limits
 
 cdef enum:
@@ -37,7 +35,6 @@ cdef enum:
 cdef:
     uint64_t _LISTENER = <uint32_t>NONE  # the handle that is no slot's
     Py_ssize_t _READ_BYTES = _limits.ENGINE_READ_BYTES
-    Py_ssize_t _TAIL_BYTES_MAX = _limits.FRAME_BYTES_MAX + FRAME_HEADER_BYTES_MAX
     # A head that is not whole, or a frame that is not, and one read behind it.
     Py_ssize_t _BUFFER_BYTES = _limits.ENGINE_READ_BYTES + max(
         _limits.HEADER_BYTES_MAX + 4, _limits.FRAME_BYTES_MAX + FRAME_HEADER_BYTES_MAX
@@ -56,9 +53,8 @@ cdef class SocketSet:
         table_start(&self._table)
         self._epoll = self._listening = -1
 
-    def __init__(self, loop not None, doorkeeper not None, Py_ssize_t sockets_max, int64_t head_deadline_ms):
+    def __init__(self, loop not None, Py_ssize_t sockets_max, int64_t head_deadline_ms):
         self._loop = loop
-        self._doorkeeper = doorkeeper
         self.sockets_max = sockets_max
         self.head_deadline_ms = head_deadline_ms
         self._buffer = <char*>malloc(_BUFFER_BYTES)
@@ -139,17 +135,6 @@ cdef class SocketSet:
         """Sockets that are no connection."""
         return self._table.used - self._open
 
-    def answer(self, uint64_t handle, bytes data not None):
-        """Send a response and end the socket. False: the handle is stale."""
-        cdef Slot* slot = slot_find(&self._table, handle)
-        if slot == NULL or slot.state > SLOT_JUDGED:
-            return False
-        buffer_set(&slot.kept, NULL, 0)
-        slot.state = SLOT_ENDING
-        if self._write(slot, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
-            self._end(slot)
-        return True
-
     # --- a turn -------------------------------------------------------------
     cpdef object turn(self):
         """What the loop calls when the epoll set has events."""
@@ -176,14 +161,21 @@ cdef class SocketSet:
     cdef int _accept(self) except -1:
         """Accept a bounded number; how many came."""
         cdef sockets.epoll_event event
+        cdef sockets.sockaddr_storage peer
+        cdef sockets.socklen_t peer_bytes
+        cdef Address address
         cdef Slot* slot
+        cdef bint told
         cdef int accepted = 0
         cdef int fd
         cdef int _try
         for _try in range(_ACCEPTS_MAX):
             if self._listening < 0:
                 break
-            fd = sockets.accept4(self._listening, NULL, NULL, sockets.SOCK_NONBLOCK | sockets.SOCK_CLOEXEC)
+            peer_bytes = sizeof(peer)
+            fd = sockets.accept4(
+                self._listening, <sockets.sockaddr*>&peer, &peer_bytes, sockets.SOCK_NONBLOCK | sockets.SOCK_CLOEXEC
+            )
             if fd < 0:
                 if sockets.errno == sockets.EAGAIN:
                     break
@@ -206,9 +198,8 @@ cdef class SocketSet:
                 self._pause_accepting()
                 break
             accepted += 1
-            self._wait(slot, QUEUE_HEADS)
-            if self._table.used > self.sockets_max:
-                self._doorkeeper.overloaded(slot_handle(slot))
+            told = address_from_socket(&address, &peer)
+            self._admit(slot, told, &address)
         return accepted
 
     cdef object _pause_accepting(self):
@@ -256,30 +247,10 @@ cdef class SocketSet:
         if count > 0:
             if slot.state == SLOT_OPEN:
                 self._read_open(slot, held + count)
-            elif slot.state == SLOT_HEAD:
-                self._read_head(slot, held, held + count)
+            elif slot.state <= SLOT_HEAD:
+                self._read_door(slot, held, held + count)
         elif count == 0 or (sockets.errno != sockets.EAGAIN and sockets.errno != sockets.EINTR):
             self._drop(slot, False)
-        return 0
-
-    cdef int _read_head(self, Slot* slot, Py_ssize_t checked, Py_ssize_t count) except -1:
-        cdef Py_ssize_t end = find_end(<unsigned char*>self._buffer, count, checked)
-        cdef uint32_t generation = slot.generation
-        if end == 0:
-            return self._keep(slot, 0, count)
-        if end < 0:
-            outcome = -end
-            end = count
-        elif count - end > _TAIL_BYTES_MAX:
-            outcome = MALFORMED
-            end = count
-        else:
-            outcome = parse_head(<unsigned char*>self._buffer, end - 4)
-        self._keep(slot, end, count)
-        slot.state = SLOT_JUDGED
-        self._doorkeeper.request(slot_handle(slot), outcome)
-        if slot.generation == generation and slot.state == SLOT_JUDGED:
-            self._watch(slot)  # it will be answered later
         return 0
 
     cdef int _keep(self, Slot* slot, Py_ssize_t start, Py_ssize_t count) except -1:
@@ -357,8 +328,22 @@ cdef class SocketSet:
             sockets.reset_on_close(slot.fd)
         sockets.close_descriptor(slot.fd)
         self._disown(slot)
+        self._forget(slot)
         queue_leave(&self._table, slot)
         slot_give(&self._table, slot)
+        return 0
+
+    # --- what doors do with new ones ----------------------------------------
+    cdef int _admit(self, Slot* slot, bint told, const Address* address) except -1:
+        """A socket was accepted; `told`: its peer has this address."""
+        return 0
+
+    cdef int _read_door(self, Slot* slot, Py_ssize_t checked, Py_ssize_t count) except -1:
+        """`count` bytes of a socket that is no connection lie in the buffer, the first `checked` seen before."""
+        return 0
+
+    cdef int _forget(self, Slot* slot) except -1:
+        """The socket is closed."""
         return 0
 
     # --- what the engine does with open ones --------------------------------

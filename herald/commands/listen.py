@@ -48,7 +48,7 @@ def listen(
     from herald.client import HeraldClient
 
     settings = settings_of(context)
-    address = url or f"ws://{_host(settings)}:{settings.gateway_port}{CONNECT_PATH}"
+    address = url or f"{settings.gateway_scheme}://{_host(settings)}:{settings.gateway_port}{CONNECT_PATH}"
 
     async def token() -> str:
         return _token(settings, tenant, user, device, token_file)

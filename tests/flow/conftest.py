@@ -11,7 +11,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop}
 
 
-@pytest.fixture(params=["engine", "picows"])
+@pytest.fixture(params=["engine", "picows", "tls"])
 def carrier(request: pytest.FixtureRequest) -> str:
-    """Every flow runs over both carriers."""
+    """Every flow runs over both carriers, and through TLS."""
     return str(request.param)

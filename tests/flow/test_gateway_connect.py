@@ -165,7 +165,9 @@ async def test_no_snapshot_yet_is_503(carrier: str) -> None:
     await world.start(inbox=False)
     try:
         with pytest.raises(InvalidStatus) as refused:
-            async with connect(world.url(), additional_headers={"Authorization": f"Bearer {mint()}"}):
+            async with connect(
+                world.url(), ssl=world.ssl, additional_headers={"Authorization": f"Bearer {mint()}"}
+            ):
                 pass
         assert refused.value.response.status_code == 503
         assert refused.value.response.headers["Retry-After"] == "1"

@@ -2,18 +2,24 @@
 
 import asyncio
 import contextlib
+import functools
 import json
+import ssl
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import jwt
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
+from gateway.caps import Caps
 from gateway.listener import bind
 from gateway.process import Gateway, make_gateway_id
+from gateway.tls import server_context
 from notification import batch, messages, names
 from notification.codes import LANE_COUNT, LANE_NAMES, Lane, ReceiptCode
 from notification.frames import Counters, Cursor, Notification, cursor_to_text, encode
@@ -33,12 +39,32 @@ from notification.messages import (
     StateReply,
     StateRequest,
 )
+from notification.settings import Settings
+from tests.certificates import Authority
 from tests.twins.bus import Hub, MemoryBus
 from tests.twins.pipeline import MemoryPipeline, Store
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 ORIGIN = "https://app.example"
 EPOCH = 7
+
+
+_folder = tempfile.TemporaryDirectory(prefix="herald-certificates-")
+
+
+@functools.cache
+def authority() -> Authority:
+    """The certificate authority of this test run."""
+    return Authority(Path(_folder.name))
+
+
+@functools.cache
+def server_tls() -> ssl.SSLContext:
+    """What a gateway process makes of its settings."""
+    cert, key = authority().issue()
+    context = server_context(Settings(gateway_tls_cert=str(cert), gateway_tls_key=str(key)))
+    assert context is not None
+    return context
 
 
 def now_ms() -> int:
@@ -93,9 +119,9 @@ class Log:
 
 
 class World:
-    """One gateway and everything around it."""
+    """One gateway and everything around it. `carrier`: engine, picows, or tls (picows through TLS)."""
 
-    def __init__(self, carrier: str = "engine") -> None:
+    def __init__(self, carrier: str = "engine", caps: Caps | None = None, proxied: bool = False) -> None:
         self.hub = Hub()
         self.store = Store()
         self.log = Log()
@@ -105,7 +131,11 @@ class World:
         self.inbox: MemoryBus | None = None
         self._buses: list[MemoryBus] = []
         self._pipeline = MemoryPipeline(self.store)
-        self.gateway = Gateway(self.bus(), self._pipeline, make_gateway_id(0), carrier)
+        self.ssl = authority().client() if carrier == "tls" else None
+        self.gateway = Gateway(
+            self.bus(), self._pipeline, make_gateway_id(0), "picows" if self.ssl else carrier, caps, proxied,
+            server_tls() if self.ssl else None,
+        )  # fmt: skip
 
     @staticmethod
     def tenant(name: str, status: str = "active") -> EdgeTenant:
@@ -189,7 +219,12 @@ class World:
     # --- a client's side ----------------------------------------------------
     def url(self, **query: str) -> str:
         text = "&".join(f"{name}={value}" for name, value in query.items())
-        return f"ws://127.0.0.1:{self.port}/ws/connect" + (f"?{text}" if text else "")
+        scheme = "wss" if self.ssl else "ws"
+        return f"{scheme}://127.0.0.1:{self.port}/ws/connect" + (f"?{text}" if text else "")
+
+    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A socket to the gateway, through TLS if that is how it listens."""
+        return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.ssl)
 
     @contextlib.asynccontextmanager
     async def client(
@@ -202,6 +237,7 @@ class World:
         raw = options.pop("raw", False)
         headers = options.pop("headers", {"Authorization": f"Bearer {mint(user)}"})
         options.setdefault("subprotocols", ["herald.v1"])
+        options.setdefault("ssl", self.ssl)
         async with connect(self.url(**query), additional_headers=headers, compression=None, **options) as socket:
             app = App(socket)
             if not raw:

@@ -20,7 +20,9 @@ class Peers:
 
     def trusts(self, address: str) -> bool:
         found = _parse(address)
-        return found is not None and any(found in network or _mapped(found) in network for network in self._networks)
+        return found is not None and any(
+            found in network or _mapped(found) in network for network in self._networks
+        )
 
     def enter(self, address: str) -> int:
         found = _parse(address)

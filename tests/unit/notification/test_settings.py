@@ -47,6 +47,20 @@ def test_a_variable_beats_the_file_beats_the_default(tmp_path: Path) -> None:
         ("", {"HERALD_LOG_LEVEL": "loud"}, "log_level: must be debug, info, warning or error"),
         ("", {"HERALD_PLAINTEXT_NETWORK": "yes"}, "plaintext_network"),
         ("", {"HERALD_GATEWAY_HOST": "0.0.0.0"}, 'set plaintext_network = "trusted"'),
+        ("", {"HERALD_GATEWAY_CARRIER": "fast"}, "gateway_carrier: must be auto, engine or picows, is 'fast'"),
+        ("", {"HERALD_GATEWAY_TLS_CERT": "c"}, "gateway_tls_key: is empty, but gateway_tls_cert is set"),
+        ("", {"HERALD_GATEWAY_TLS_KEY": "k"}, "gateway_tls_cert: is empty, but gateway_tls_key is set"),
+        (
+            'gateway_tls_cert = "c"\ngateway_tls_key = "k"\ngateway_carrier = "engine"',
+            {},
+            "gateway_carrier: engine speaks no TLS; with gateway_tls_cert it must be auto or picows",
+        ),
+        ("", {"HERALD_PROXY_PROTOCOL": "on"}, "proxy_protocol: must be off or required, is 'on'"),
+        ("", {"HERALD_PROXY_PROTOCOL": "required"}, "trusted_proxies: is empty, but proxy_protocol is required"),
+        ("", {"HERALD_TRUSTED_PROXIES": "10.0.0.0/8,lb"}, "trusted_proxies: 'lb' does not appear to be"),
+        ("", {"HERALD_TRUSTED_PROXIES": "10.1.0.0/8"}, "trusted_proxies: 10.1.0.0/8 has host bits set"),
+        ("", {"HERALD_CONNECTIONS_PER_ADDRESS": "-1"}, "connections_per_address: must not be negative"),
+        ("", {"HERALD_CONNECTIONS_PER_TENANT": "9999999999"}, "connections_per_tenant: must be at most 1000000"),
         ("gateway_port = 14222", {}, "gateway_port; give each its own"),
         ("demo_port = 8081", {}, "demo_port: port 8081 is also gateway_port; give each its own"),
         ("kafka_port = 15432", {}, "postgres_port: port 15432 is also kafka_port"),
@@ -59,6 +73,22 @@ def test_mistakes_are_named(tmp_path: Path, text: str, environ: dict[str, str], 
         load(written(tmp_path, text), environ)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_tls_chooses_its_carrier_and_may_bind_everywhere(tmp_path: Path) -> None:
+    assert Settings().carrier == "engine"
+    assert Settings(gateway_carrier="picows").carrier == "picows"
+    text = 'gateway_tls_cert = "c"\ngateway_tls_key = "k"\ngateway_host = "0.0.0.0"'
+    assert load(written(tmp_path, text), {})[0].carrier == "picows"
+
+
+def test_trusted_proxies_are_networks(tmp_path: Path) -> None:
+    environ = {
+        "HERALD_TRUSTED_PROXIES": "10.0.0.0/8, 2001:db8::/32,192.0.2.1,",
+        "HERALD_PROXY_PROTOCOL": "required",
+    }
+    proxies = load(tmp_path / "none", environ)[0].proxies
+    assert [str(network) for network in proxies] == ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32"]
 
 
 def test_a_trusted_network_may_bind_everywhere(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ class Doorkeeper:
     def __init__(self) -> None:
         self.engine: Engine
         self.handles: list[int] = []
+        self.dropped = 0
 
     def request(self, handle: int, outcome: Parsed | int) -> None:
         self.handles.append(handle)
@@ -88,6 +89,9 @@ class Doorkeeper:
 
     def overloaded(self, handle: int) -> None:
         self.engine.answer(handle, b"HTTP/1.1 503 No\r\n\r\n")
+
+    def flooding(self) -> None:
+        self.dropped += 1
 
 
 @asynccontextmanager

@@ -45,8 +45,10 @@ WHOLE = {
 WRONG = [
     b"G", b"GET / HTTP/1.1\r\n\r\n", b"proxy ", b"PROXY\t", b"PROXYTCP4", b"\r\n\r\n\0\r\nQUIX",
     b"\r\n\r\nGET", b"\x16\x03\x01",
-    b"PROXY\r\n", b"PROXY \r\n", b"PROXY  TCP4 1.2.3.4 1.2.3.4 1 1\r\n", b"PROXY UNKNOWNX\r\n", b"PROXY TCP4\r\n", b"PROXY TCP5 1.2.3.4 1.2.3.4 1 1\r\n",
-    b"PROXY UDP4 1.2.3.4 1.2.3.4 1 1\r\n", b"PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 \r\n",
+    b"PROXY\r\n", b"PROXY \r\n", b"PROXY  TCP4 1.2.3.4 1.2.3.4 1 1\r\n",
+    b"PROXY UNKNOWNX\r\n", b"PROXY TCP4\r\n", b"PROXY TCP5 1.2.3.4 1.2.3.4 1 1\r\n",
+    b"PROXY UDP4 1.2.3.4 1.2.3.4 1 1\r\n", b"PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n",
+    b"PROXY TCP4 1.2.3.4 1.2.3.4 1 \r\n",
     b"PROXY TCP4 1.2.3.4 1.2.3.4 1 1 \r\n", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 1 1\r\n",
     b"PROXY TCP4  1.2.3.4 1.2.3.4 1 1\r\n", b"PROXY TCP4 1.2.3.4  1.2.3.4 1 1\r\n",
     b"PROXY TCP4 1.2.3 1.2.3.4 1 1\r\n", b"PROXY TCP4 1.2.3.256 1.2.3.4 1 1\r\n",
@@ -103,6 +105,8 @@ def test_they_agree_on_changes_of_good_headers(header: bytes, data: Any, put: by
     assert extension.parse(changed) == twin.parse(changed)
 
 
-@given(st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", b"PROXY UNKNOWN", SIGNATURE, SIGNATURE + b"\x21"]), st.binary())
+@given(
+    st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", b"PROXY UNKNOWN", SIGNATURE, SIGNATURE + b"\x21"]), st.binary()
+)
 def test_they_agree_on_any_bytes(start: bytes, rest: bytes) -> None:
     assert extension.parse(start + rest) == twin.parse(start + rest)
