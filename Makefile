@@ -14,10 +14,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
+NODE_CLIENTS := tests/clients/node_modules/.package-lock.json
 CYTHON_SOURCES := $(wildcard gateway/_fast/*.pyx gateway/_fast/*.pxd)
 AS_ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help install run test test-kafka conformance lint format build clean chromium kafka-tools
+.PHONY: help install run test test-kafka conformance lint format build clean chromium node-clients kafka-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +26,7 @@ help: ## Say what there is
 run: install ## Start everything, print READY, run until Ctrl-C (KAFKA=apache: on Apache Kafka)
 	@exec $(BIN)/python -m devstack run
 
-test: install chromium ## Run every test but those of test-kafka
+test: install chromium node-clients ## Run every test but those of test-kafka
 	@KAFKA= $(BIN)/python -m pytest -m "not kafka" -n 2 --dist loadfile
 
 test-kafka: install kafka-tools ## Run the tests on real servers with Apache Kafka (Java 17, Maven, kcat)
@@ -82,6 +83,20 @@ chromium:
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 			apt-get install -qq -y --no-install-recommends chromium > /dev/null; } \
 			|| echo "== apt-get could not install chromium: the browser test will fail"; fi
+
+# npm's ws, as tests/clients/package-lock.json pins it; without it those tests fail and say how to get it.
+node-clients: $(NODE_CLIENTS)
+
+$(NODE_CLIENTS): tests/clients/package-lock.json
+	@if ! command -v npm > /dev/null && [ -n "$(AS_ROOT)" ] && command -v apt-get > /dev/null; then \
+		echo "== installing node and npm for the tests of foreign clients"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq -y --no-install-recommends nodejs npm > /dev/null; } \
+			|| echo "== apt-get could not install node: the tests of npm's ws will fail"; fi
+	@if command -v npm > /dev/null; then \
+		echo "== installing npm's ws for the tests of foreign clients"; \
+		timeout 120 npm ci --prefix tests/clients --no-audit --no-fund --ignore-scripts --loglevel=error > /dev/null && touch $@; \
+	else echo "npm is missing: apt-get install nodejs npm; the tests of npm's ws will fail"; fi
 
 kafka-tools:
 	@missing=""; for pair in java:openjdk-17-jre-headless mvn:maven kcat:kcat; do \

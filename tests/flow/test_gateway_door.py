@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from notification import limits
-from notification.codes import Refusal, Refusals
+from gateway.caps import Caps
+from notification import limits, telemetry
+from notification.codes import REFUSALS, Refusal, Refusals
 from notification.frames import Cursor, cursor_to_text
 from tests.flow.world import EPOCH, World, mint, until
 
@@ -44,7 +45,7 @@ async def exchange(world: World, request: bytes) -> tuple[int, dict[str, str], b
     reader, writer = await world.open()
     try:
         writer.write(request)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(10):
             answer = await reader.read()
     finally:
         writer.close()
@@ -96,12 +97,52 @@ BIG = "x" * limits.HEADER_BYTES_MAX
     ],
 )
 async def test_refusals(world: World, request_bytes: bytes, refusal: Refusal) -> None:
-    status, headers, body = await exchange(world, request_bytes)
+    assert_refused(await exchange(world, request_bytes), refusal)
+
+
+def assert_refused(answer: tuple[int, dict[str, str], bytes], refusal: Refusal) -> None:
+    """Exactly the answer of the table: so nothing of the request is in it, and nothing of the server."""
+    status, headers, body = answer
     assert (status, body) == (refusal.status, refusal.body)
-    assert headers["Connection"] == "close"
-    assert int(headers["Content-Length"]) == len(body)
-    for name, value in refusal.headers:
-        assert headers[name] == value
+    fixed = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    assert headers == fixed | dict(refusal.headers)
+
+
+# Made when they are asked for: a token lives ten minutes.
+PROVOKED: dict[Refusal, Callable[[], bytes]] = {
+    Refusals.MALFORMED: lambda: b"GET <script> HTTP/1.1\r\nHost: secret\r\n\r\n",
+    Refusals.UNAUTHENTICATED: lambda: head(Authorization="Bearer secret"),
+    Refusals.FORBIDDEN_ORIGIN: lambda: head(Authorization=f"Bearer {mint()}", Origin="https://secret.example"),
+    Refusals.SUSPENDED: lambda: head(Authorization=f"Bearer {mint(tenant='evil')}"),
+    Refusals.NOT_FOUND: lambda: head(target="/secret"),
+    Refusals.METHOD: lambda: head("PUT"),
+    Refusals.UPGRADE_REQUIRED: lambda: head(without="upgrade"),
+    Refusals.TOO_MANY: lambda: head(Authorization=f"Bearer {mint()}"),
+    Refusals.HEADERS_TOO_LARGE: lambda: head(Cookie=BIG),
+    Refusals.OVERLOADED: lambda: b"",
+    Refusals.DRAINING: lambda: head(Authorization=f"Bearer {mint()}"),
+    Refusals.TENANT_UNKNOWN_YET: lambda: head(Authorization=f"Bearer {mint()}"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.code)
+async def test_every_refusal_is_provoked_and_counted(carrier: str, refusal: Refusal) -> None:
+    if (carrier, refusal) == ("tls", Refusals.OVERLOADED):
+        return  # a reset before the handshake: test_overload_is_a_plain_503_before_parsing
+    world = World(carrier, Caps(per_tenant=1))
+    if refusal is Refusals.TOO_MANY:
+        world.gateway._caps.joined("acme")
+    await world.start(inbox=refusal is not Refusals.TENANT_UNKNOWN_YET)
+    try:
+        world.gateway._listener.draining = refusal is Refusals.DRAINING
+        if refusal is Refusals.OVERLOADED:
+            world.gateway._listener.limit_sockets(0)
+        counter = telemetry.REFUSALS.labels(refusal.code)
+        before = counter._value.get()
+        assert_refused(await exchange(world, PROVOKED[refusal]()), refusal)
+        assert counter._value.get() == before + 1
+    finally:
+        await world.close()
 
 
 async def test_a_request_may_come_in_pieces(world: World) -> None:

@@ -10,7 +10,7 @@ PACKAGES = ("notification", "gateway", "worker", "herald", "devstack", "bench")
 def files(folder: str, *suffixes: str) -> list[Path]:
     """Files below a folder of the repository with one of the suffixes, sorted; caches left out."""
     found = (path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes and path.is_file())
-    return sorted(path for path in found if "__pycache__" not in path.parts)
+    return sorted(path for path in found if not {"__pycache__", "node_modules"} & set(path.parts))
 
 
 def python_sources() -> list[Path]:
