@@ -3,10 +3,12 @@
 import gc
 import weakref
 
+import pytest
 from multidict import CIMultiDict
 
 from gateway._fast import connection as extension
 from gateway._fast.connection import Connection
+from gateway._fast.peers import Peers
 from notification.codes import Closes
 from tests.unit.gateway._fast.carriers import Recorder, client, picows_serving
 from tests.unit.gateway._fast.extensions import is_extension
@@ -40,3 +42,10 @@ async def test_before_the_upgrade() -> None:
     connection.flush()
     connection.abort()
     connection.close(1012, "service restart")
+
+
+def test_a_ticket_must_be_one_of_its_peers() -> None:
+    peers = Peers((), 1)
+    with pytest.raises(ValueError, match="ticket"):
+        Connection(Recorder(), 0, peers, 7)
+    assert Connection(Recorder(), 0, peers, peers.enter("192.0.2.1")).is_open() is False

@@ -11,12 +11,13 @@ import time
 
 import pytest
 
+from gateway._fast import doors
 from gateway._fast import engine as extension
 from gateway._fast.engine import Engine
 from gateway._fast.session import LIVE
 from gateway._fast.upgrade import Parsed
 from notification import limits
-from notification.codes import Closes
+from notification.codes import Closes, Refusals
 from tests.unit.gateway._fast.carriers import Doorkeeper, Recorder, client, engine_serving, masked, raw
 from tests.unit.gateway._fast.extensions import is_extension
 from tests.unit.gateway._fast.sessions import CLOSE, PING, PONG, TEXT, frames
@@ -48,6 +49,7 @@ def test_the_extension_is_compiled() -> None:
 def test_constants_are_those_of_the_contract() -> None:
     assert Closes.TOO_SLOW[:2] == extension.TOO_SLOW
     assert Closes.INTERNAL[:2] == extension.INTERNAL
+    assert (Refusals.MALFORMED.status, Refusals.TOO_MANY.status) == (doors.MALFORMED, doors.TOO_MANY)
 
 
 def test_nobody_else_makes_connections() -> None:
