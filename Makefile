@@ -8,6 +8,8 @@ PYTHON ?= python3
 # make run KAFKA=apache, make test-kafka: Apache Kafka instead of Tansu.
 KAFKA ?=
 export KAFKA
+# make fuzz: how long each target runs.
+SECONDS := 60
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +20,7 @@ NODE_CLIENTS := tests/clients/node_modules/.package-lock.json
 CYTHON_SOURCES := $(wildcard gateway/_fast/*.pyx gateway/_fast/*.pxd)
 AS_ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help install run test test-kafka conformance lint format build clean chromium node-clients kafka-tools
+.PHONY: help install run test test-kafka conformance fuzz lint format build clean chromium node-clients kafka-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +36,9 @@ test-kafka: install kafka-tools ## Run the tests on real servers with Apache Kaf
 
 conformance: install ## Run the Autobahn cases of RFC 6455 against both carriers
 	@$(BIN)/python -m tests.conformance
+
+fuzz: install ## Fuzz the parsers under sanitisers, SECONDS=60 for each (gcc)
+	@$(BIN)/python -m fuzz --seconds $(SECONDS)
 
 lint: install ## Check style and types
 	@$(BIN)/ruff check .

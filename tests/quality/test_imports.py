@@ -14,7 +14,7 @@ import pytest
 
 from tests.quality.tree import PACKAGES, ROOT, files, module_name, named
 
-OURS = {*PACKAGES, "tests"}
+OURS = {*PACKAGES, "tests", "bench", "fuzz"}
 MAY_IMPORT = {
     "notification": {"notification"},
     "gateway": {"notification", "gateway"},

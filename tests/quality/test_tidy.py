@@ -15,7 +15,7 @@ FUNCTION_LINES_MAX = 70
 # `# Long: one state machine, read as one` at the top of a long file or function says why it is long.
 REASON = re.compile(r"#\s*Long:", re.IGNORECASE)
 TEXT_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".md", ".sql", ".js", ".css", ".html")
-TEXTS = [path for folder in (*PACKAGES, "tests", "docs") for path in files(folder, *TEXT_SUFFIXES)]
+TEXTS = [path for folder in (*PACKAGES, "tests", "fuzz", "docs") for path in files(folder, *TEXT_SUFFIXES)]
 TEXTS += [*sorted(ROOT.glob("*.md")), ROOT / "pyproject.toml", ROOT / "setup.py"]
 SOURCES = [*python_sources(), *files("gateway", ".pyx", ".pxd", ".pyi")]
 PYX = files("gateway/_fast", ".pyx")

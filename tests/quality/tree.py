@@ -14,8 +14,8 @@ def files(folder: str, *suffixes: str) -> list[Path]:
 
 
 def python_sources() -> list[Path]:
-    """Every .py of the packages and the tests."""
-    return [path for folder in (*PACKAGES, "tests") for path in files(folder, ".py")]
+    """Every .py of the packages, the tests and the fuzzer."""
+    return [path for folder in (*PACKAGES, "tests", "fuzz") for path in files(folder, ".py")]
 
 
 def module_name(path: Path) -> str:
