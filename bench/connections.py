@@ -26,6 +26,7 @@ from notification.names import PRIORITIES, gateway_subject
 _PER_CLIENT_PROCESS: Final = 16_000  # under RLIMIT_NOFILE of 20,000
 _CHUNK: Final = 2_048  # notifications that are sorted by process together
 _ARRIVE_S_MAX: Final = 60.0
+_RETURN_S_MAX: Final = 10.0
 
 
 class Options(NamedTuple):
@@ -60,7 +61,7 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
             with progress.step("holding them, pings answered", options.hold_s) as advance:
                 await _hold(options.hold_s, advance)
             idle = _look(gateway)
-            before = [await load.stats() for load in loads]
+            before = await _all_there(loads, options.connections)
             with progress.step("asking presence", 1):
                 owners = await stage.owners(range(options.connections))
             sent = await _notify(stage, loads, owners, options, progress)
@@ -70,8 +71,8 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
     live = sum(one["live"] for one in stats)
     if live != options.connections or sent.lost or sent.repeated or acked != options.messages:
         raise Unavailable(
-            f"{live} of {options.connections} connections are left; of {options.messages} notifications {sent.lost} were "
-            f"lost, {sent.repeated} came twice, {acked} acks arrived"
+            f"{live} of {options.connections} connections are left; of {options.messages} notifications "
+            f"{sent.lost} were lost, {sent.repeated} came twice, {acked} acks arrived"
         )
     per_process = sorted(Counter(owners).values())
     latency = Histogram.merge(Histogram.parse(one["latency"]) for one in stats)
@@ -85,9 +86,23 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
             "connect_s": connect_s,
         }},
         "connect": connected.summary_ms(),
+        "sent_to_another_process": sum(one["returns"] for one in before),
         "pings_answered": sum(one["pings"] for one in before),
         "per_process": per_process, "max_to_min": per_process[-1] / per_process[0],
     }  # fmt: skip
+
+
+async def _all_there(loads: Sequence[Load], count: int) -> list[dict[str, Any]]:
+    """Wait for those who were sent to another process; each load's counters. Raises Unavailable."""
+    deadline_s = time.monotonic() + _RETURN_S_MAX
+    while True:
+        stats = [await load.stats() for load in loads]
+        if (live := sum(one["live"] for one in stats)) == count:
+            return stats
+        if time.monotonic() > deadline_s:
+            closes = [one["closes"] for one in stats]
+            raise Unavailable(f"of {count} connections {live} are left; close codes {closes}")
+        await asyncio.sleep(0.2)
 
 
 def _look(gateway: Contestant) -> _Load:

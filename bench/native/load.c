@@ -16,7 +16,7 @@
  *     feed FILE IN_FLIGHT PER_S EXPECTED    send batches, until EXPECTED notifications came (0: until all are answered)
  *     stats | reset                         the counters since the last reset
  *
- * Pings are answered at any time. The end of stdin ends it.
+ * Pings are answered at any time, and a client that is closed with 1012 comes back. The end of stdin ends it.
  */
 #include "upstream.h"
 
@@ -90,9 +90,9 @@ static void stats(void) {
     uint64_t answered = 0;
     for (int i = 0; i < upstream.answers_count; i++) answered += upstream.answers[i]->times;
     printf("{\"live\":%u,\"frames\":%lu,\"acks\":%lu,\"pings\":%lu,\"others\":%lu,\"bytes\":%lu,\"drops\":%lu,"
-           "\"answered\":%lu,\"closes\":",
+           "\"returns\":%lu,\"answered\":%lu,\"closes\":",
            swarm.live, counters->frames, counters->acks, counters->pings, counters->others, counters->bytes,
-           counters->drops, answered);
+           counters->drops, counters->returns, answered);
     print_counts(counters->closes, CLOSES_MAX);
     fputs(",\"latency\":", stdout);
     histogram_print(stdout, &counters->latency);
@@ -200,6 +200,7 @@ static void turn(int spin) {
         else if (events[i].data.u64 == UPSTREAM) upstream_readable();
         else client_event((uint32_t)events[i].data.u64, events[i].events);
     }
+    swarm_return();
     if (doing == CONNECT) {
         swarm_connect_more();
         if (swarm.connecting.settled == swarm.connecting.asked) connect_done();

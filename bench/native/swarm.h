@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { EVENTS_MAX = 256, READ_BYTES = 262144, TAIL_BYTES_MAX = 65536, ID_BYTES = 36, CLOSES_MAX = 5000 };
+enum { EVENTS_MAX = 256, READ_BYTES = 262144, TAIL_BYTES_MAX = 65536, ID_BYTES = 36, CLOSES_MAX = 5000, CLOSE_RESTART = 1012 };
 
 /* How far a client is; those below UPGRADED have no WebSocket yet. */
 enum stage { FREE, CONNECTING, ASKED, UPGRADED, WELCOMED, RESUMED, CLOSING };
@@ -20,7 +20,7 @@ struct client {
     int fd;
     uint32_t kept_count;
     uint8_t stage, settled;
-    uint64_t began_ns;
+    uint64_t began_ns, head; /* head: where its request head stands in the file */
     char *kept;
 };
 
@@ -31,7 +31,7 @@ struct entry {
 };
 
 struct counters {
-    uint64_t frames, acks, pings, others, bytes, drops;
+    uint64_t frames, acks, pings, others, bytes, drops, returns;
     uint64_t closes[CLOSES_MAX]; /* by close code; 0: without one */
     struct histogram latency;
 };
@@ -53,6 +53,7 @@ static struct {
     size_t heads_bytes, heads_at;
     struct client *clients;
     uint32_t clients_count, clients_size, first_free, live;
+    struct buffer returning; /* heads (u64) of clients that were sent away with 1012 and come back */
     struct entry *ledger;
     uint32_t ledger_count, mask;
     struct counters counters;
@@ -94,16 +95,17 @@ static void client_reached(struct client *client, enum stage stage) {
     }
 }
 
-/* Begin a connect with the next head. */
-static void client_begin(void) {
+/* Begin a connect with a head; `settled`: it is no part of the connect command. */
+static void client_begin(uint64_t head, int settled) {
     struct sockaddr_in from = {.sin_family = AF_INET}, to = {.sin_family = AF_INET, .sin_port = htons(swarm.port),
                                                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     static uint32_t turn;
     if (fd < 0) {
-        swarm.connecting.settled++;
-        swarm.connecting.failed++;
-        swarm.connecting.errors++;
+        swarm.counters.drops += (uint64_t)settled;
+        swarm.connecting.settled += !settled;
+        swarm.connecting.failed += !settled;
+        swarm.connecting.errors += !settled;
         return;
     }
     while (swarm.first_free < swarm.clients_size && swarm.clients[swarm.first_free].stage != FREE) swarm.first_free++;
@@ -120,7 +122,8 @@ static void client_begin(void) {
     from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + source / 250 * 256 + source % 250);
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    *client = (struct client){.fd = fd, .stage = CONNECTING, .began_ns = now_ns()};
+    *client = (struct client){.fd = fd, .stage = CONNECTING, .settled = (uint8_t)settled,
+                              .began_ns = now_ns(), .head = head};
     struct epoll_event event = {.events = EPOLLOUT, .data.u64 = index};
     if (bind(fd, (struct sockaddr *)&from, sizeof(from)) != 0 ||
         (connect(fd, (struct sockaddr *)&to, sizeof(to)) != 0 && errno != EINPROGRESS) ||
@@ -131,10 +134,8 @@ static void client_begin(void) {
 /* The socket is connected: send the request head. */
 static void client_ask(struct client *client, uint32_t index) {
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = index};
-    if (swarm.heads_at >= swarm.heads_bytes) swarm.heads_at = 0;
-    uint16_t count = get_u16(swarm.heads + swarm.heads_at);
-    const char *head = swarm.heads + swarm.heads_at + 2;
-    swarm.heads_at += 2u + count;
+    uint16_t count = get_u16(swarm.heads + client->head);
+    const char *head = swarm.heads + client->head + 2;
     client->stage = ASKED;
     if (send(client->fd, head, count, MSG_NOSIGNAL) != count ||
         epoll_ctl(swarm.epoll, EPOLL_CTL_MOD, client->fd, &event) != 0)
@@ -196,6 +197,11 @@ static long on_frame(struct client *client, const struct frame *frame, char *to)
     if (frame->opcode == OP_CLOSE) {
         uint16_t code = frame->count >= 2 ? get_u16(frame->payload) : 0;
         swarm.counters.closes[code < CLOSES_MAX ? code : 0]++;
+        if (code == CLOSE_RESTART && client->settled && client->stage != CLOSING) {
+            buffer_add(&swarm.returning, &client->head, sizeof(client->head));
+            swarm.counters.returns++;
+            swarm.counters.drops--; /* client_end() takes it for one */
+        }
         client_end(client, 0);
         return -1;
     }
@@ -279,6 +285,16 @@ static void client_event(uint32_t index, uint32_t events) {
     }
 }
 
+/* Who was sent away comes back at once. */
+static void swarm_return(void) {
+    while (buffer_count(&swarm.returning) > 0) {
+        uint64_t head;
+        memcpy(&head, swarm.returning.data + swarm.returning.start, sizeof(head));
+        swarm.returning.start += sizeof(head);
+        client_begin(head, 1);
+    }
+}
+
 /* Begin as many connects as pace and bound allow. */
 static void swarm_connect_more(void) {
     struct connecting *connecting = &swarm.connecting;
@@ -287,7 +303,10 @@ static void swarm_connect_more(void) {
         double due = connecting->per_s * (double)(now_ns() - connecting->began_ns) / 1e9;
         if (connecting->per_s > 0 && connecting->begun >= due) return;
         connecting->begun++;
-        client_begin();
+        if (swarm.heads_at >= swarm.heads_bytes) swarm.heads_at = 0;
+        uint64_t head = swarm.heads_at;
+        swarm.heads_at += 2u + get_u16(swarm.heads + head);
+        client_begin(head, 0);
     }
 }
 
