@@ -80,9 +80,9 @@ class Fuzzer:
         self._state.write(self._executions, len(self._parents), self._edges, b"")
 
     def _parent(self) -> bytes:
-        """The newest ones half of the time: what was just reached is explored least."""
-        newest = self._parents[-16:] if self._chance.random() < 0.5 else self._parents
-        return self._chance.choice(newest)
+        """One of the newest half of the time: they are explored least. Of two the shorter one: it runs faster."""
+        some = self._parents[-16:] if self._chance.random() < 0.5 else self._parents
+        return min(self._chance.choice(some), self._chance.choice(some), key=len)
 
     def keep(self, inputs: Iterable[bytes], folder: Path) -> None:
         """Replace a folder's inputs by the smallest ones that reach every edge of all inputs."""
@@ -90,9 +90,10 @@ class Fuzzer:
         for data in sorted(set(inputs), key=lambda data: (len(data), data)):
             if self.execute(data, classes=False) and sum(map(len, chosen.values())) + len(data) < CORPUS_BYTES_MAX:
                 chosen[_name(data)] = data
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
+        for path in folder.glob("*"):
             path.unlink()
+        if chosen:
+            folder.mkdir(parents=True, exist_ok=True)
         for name, data in chosen.items():
             (folder / name).write_bytes(data)
 

@@ -43,7 +43,9 @@ def fuzzer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> worker.Fuzzer:
             steps.now.add(index)
         raise Difference("found")
 
-    return worker.Fuzzer(Target(run, (b"xxxx",)), State(tmp_path / "state", create=True), random.Random(1))
+    return worker.Fuzzer(
+        Target(run, (b"xxxx",), bytes_max=8), State(tmp_path / "state", create=True), random.Random(1)
+    )
 
 
 def test_it_climbs_to_what_chance_would_not_find(fuzzer: worker.Fuzzer, tmp_path: Path) -> None:
