@@ -66,6 +66,9 @@ class _Gateway:
     def overloaded(self, handle: int) -> None:
         raise AssertionError("there is room")
 
+    def flooding(self) -> None:
+        raise AssertionError("a Unix socket has no address")
+
     def opened(self, connection: Connection) -> None:
         connection.session.authenticate("t", "u", "d", "t.dQ.d", "s", b"t:dQ", 1, 0)
 
