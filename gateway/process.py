@@ -28,13 +28,14 @@ from gateway.link import Link
 from gateway.listener import Listener, Route
 from gateway.outbound import Outbound
 from gateway.picows_listener import PicowsListener
-from gateway.pipeline import Pipeline, RedisPipeline
+from gateway.pipeline import Pipeline, PipelineError, RedisPipeline
 from gateway.presence import Presence
+from gateway.redis_cluster import ClusterPipeline
 from gateway.replacement import Replacement
 from gateway.resume import Resume
 from gateway.timers import Timers
+from notification import redis_address, telemetry
 from notification import settings as configuration
-from notification import telemetry
 from notification.bus import Bus, NatsBus
 from notification.errors import HeraldError, Unavailable
 from notification.ids import new_ulid
@@ -128,12 +129,11 @@ class Gateway:
         await self._flush_receipts()
 
     async def _flush_receipts(self) -> None:
-        """Everything pushed was answered once a later call is."""
         self._outbound.flush()
         try:
             async with asyncio.timeout(REDIS_REPLY_MS_MAX / 1_000):
-                await self._pipeline.call("PING")
-        except (Unavailable, TimeoutError):
+                await self._pipeline.settled()
+        except (Unavailable, TimeoutError, PipelineError):
             _log.warning("receipts_left_behind", queued=self._pipeline.queued)
 
     def shed(self, count: int) -> None:
@@ -155,7 +155,9 @@ async def serve(settings: Settings, index: int, sock: socket.socket, to_supervis
     stopping = stop_event()
     context = tls.server_context(settings)
     gateway_id = make_gateway_id(index)
-    pipeline = RedisPipeline(settings.redis_url)
+    address = redis_address.parse(settings.redis_url)
+    cluster = address.kind is redis_address.Kind.CLUSTER
+    pipeline = ClusterPipeline(address) if cluster else RedisPipeline(address)
     starting = asyncio.gather(NatsBus.connect(settings.nats_url, gateway_id), pipeline.start(STARTUP_DEADLINE_S))
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)

@@ -113,6 +113,7 @@ VERIFIED_TOKENS_CHARS_MAX: Final = 2_097_152  # of their texts: 1,024 each, as R
 TOKEN_HEADERS_COUNT_MAX: Final = 256  # parsed JOSE headers per process: one per key that signs
 TOKEN_HEADERS_CHARS_MAX: Final = 65_536
 PIPELINE_COMMANDS_MAX: Final = 50_000  # queued while Redis is away; receipts stay, presence is rewritten later
+PIPELINE_BYTES_MAX: Final = 128 * 1_024 * 1_024  # and of them together: about 900,000 acks
 RECEIPTS_PER_ENTRY_MAX: Final = 1_000
 RECEIPTS_TICK_MS: Final = 5
 RECEIPTS_READ_ENTRIES_MAX: Final = 200  # stream entries of one receipts transaction
@@ -129,7 +130,11 @@ FILL_RETRY_MS_MAX: Final = 8_000
 HELD_BYTES_MAX: Final = 32_768  # client frames that came before the welcome, per connection
 COMMANDS_IN_FLIGHT_MAX: Final = 64  # state and page requests of one process; above it the answer is busy
 REDIS_REPLY_MS_MAX: Final = 2_000  # a pipeline without an answer for this long reconnects
-REDIS_RETRY_MS: Final = 100  # first wait before reconnecting; doubles
+REDIS_REPLY_BYTES_MAX: Final = 1_024 * 1_024  # of one reply; ours have under 1 KB, the slots of a large cluster 200
+REDIS_REPLY_DEPTH_MAX: Final = 8  # arrays within arrays; CLUSTER SLOTS has 4
+REDIS_NODES_COUNT_MAX: Final = 1_000  # masters of a cluster; what Redis itself advises at most
+REDIS_WRITE_BYTES_MAX: Final = 1_024 * 1_024  # handed to the transport at once: a long queue leaves in pieces
+REDIS_RETRY_MS: Final = 100  # first wait before reconnecting; doubles, x U(0.5, 1.5)
 REDIS_RETRY_MS_MAX: Final = 2_000
 PRESENCE_WRITE_MS_MAX: Final = 500  # how long a connect waits for its presence entry before it reads the log
 HEALTH_PING_CLIENTS_MAX: Final = 1_000  # clients in one health.ping message
@@ -182,5 +187,7 @@ assert TOKEN_BYTES_MAX * 2 <= VERIFIED_TOKENS_CHARS_MAX
 assert FILLS_IN_FLIGHT_MAX <= INBOX_IN_FLIGHT_MAX
 assert DRAIN_LISTEN_MS < DRAIN_WINDOW_MS
 assert PROXY_HEADER_BYTES_MAX <= HEADER_BYTES_MAX
+assert REDIS_REPLY_DEPTH_MAX <= 16  # WALK_LEVELS of gateway/_fast/resp.pxd
+assert REDIS_WRITE_BYTES_MAX < PIPELINE_BYTES_MAX
 assert SWEEP_CLAIM_MS > ACK_DUE_MS > 2 * BUS_REQUEST_TIMEOUT_MS
 assert INTAKE_BATCH_RECORDS_MAX <= DISPATCH_QUEUE_ITEMS_MAX

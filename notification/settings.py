@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from notification import redis_address
 from notification.errors import SettingsError
 from notification.limits import (
     CONNECTIONS_CAP_MAX,
@@ -40,7 +41,11 @@ class Settings:
     kafka_partitions: int = _setting(6, "partitions of each notifications topic, when devstack creates it")
     nats: str = _setting("", "NATS URLs, nats://[user:password@]host:port[,...]; empty = embedded")
     nats_port: int = _setting(14222, "port of the embedded NATS")
-    redis: str = _setting("", "Redis or Valkey URL, redis://[user:password@]host:port/db; empty = embedded")
+    redis: str = _setting(
+        "",
+        "Redis or Valkey: redis://[user:password@]host:port/db, sentinel://host:port,host:port/NAME (the master "
+        "that Sentinels call NAME) or cluster://host:port,host:port (any nodes of a cluster); empty = embedded",
+    )
     redis_port: int = _setting(16379, "port of the embedded Valkey")
     postgres: str = _setting(
         "",
@@ -206,12 +211,12 @@ def _parse(key: str, text: str, where: str) -> Any:
 _TYPE_NAMES: Final = {str: "a string", int: "a whole number", bool: "true or false"}
 _BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SCHEMES: Final = {
-    "nats": ("nats", "tls"), "redis": ("redis", "rediss"), "postgres": ("postgresql", "postgres"),
+    "nats": ("nats", "tls"), "postgres": ("postgresql", "postgres"),
 }  # fmt: skip
 _FORMS: Final = {
     "kafka": "host:port[,host:port], without a scheme",
     "nats": "nats:// or tls://[user:password@]host[:port], several with a comma between",
-    "redis": "redis:// or rediss://[user:password@]host[:port]/db",
+    "redis": redis_address.FORM,
     "postgres": "postgresql://user[:password@]host[:port]/database",
 }
 _LOOPBACK: Final = ("127.", "::1", "localhost")
@@ -270,6 +275,9 @@ def _check_addresses(settings: Settings) -> None:
     """The configured addresses, by their form alone. They may hold a password: no message repeats a value."""
     for key, form in _FORMS.items():
         text: str = getattr(settings, key)
+        if key == "redis" and text:
+            redis_address.parse(text)  # which says the same of a wrong one
+            continue
         parts = text.split(",") if key in ("kafka", "nats") else [text]
         if text and not all(_is_address(key, part) for part in parts):
             hint = "" if key == "kafka" else "; of a login, percent-encode what is not a letter or a digit"
@@ -288,8 +296,6 @@ def _is_address(key: str, text: str) -> bool:
     if key == "kafka":
         return port is not None and parts.netloc == text and "@" not in text
     path = parts.path.strip("/")
-    if key == "redis" and not (path == "" or (path.isascii() and path.isdigit())):
-        return False
     return parts.scheme in schemes and (key != "postgres" or path != "")
 
 

@@ -32,6 +32,7 @@ BAD_FRAMES = Counter("herald_bad_frames_total", "Client frames that broke the pr
 FILLS = Counter("herald_fills_total", "Requests to role inbox for owed notifications", ["outcome"])
 RECEIPTS_QUEUED = Gauge("herald_receipts_queued", "Receipts waiting for Redis", multiprocess_mode="livesum")
 RECEIPTS_LOST = Counter("herald_receipts_lost_total", "Receipts dropped because Redis stayed away too long")
+REDIS_REFUSED = Counter("herald_redis_refused_total", "Commands of the pipeline that Redis refused for good")
 CONNECT_SECONDS = Histogram("herald_connect_seconds", "Accept to welcome", buckets=_SECONDS)
 PING_SECONDS = Histogram("herald_ping_seconds", "Server ping to pong", buckets=_SECONDS)
 

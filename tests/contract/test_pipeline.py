@@ -9,6 +9,7 @@ from devstack.servers import Servers
 from gateway.pipeline import Pipeline, PipelineError, RedisPipeline
 from gateway.presence import COUNT, PUT, REMOVE
 from notification.errors import Unavailable
+from notification.redis_address import parse
 from notification.settings import Settings
 from tests.twins.pipeline import MemoryPipeline, Store
 
@@ -28,7 +29,7 @@ async def pipeline(url: str) -> AsyncIterator[Pipeline]:
     if not url:
         made = MemoryPipeline(Store())
     else:
-        made = RedisPipeline(url)
+        made = RedisPipeline(parse(url))
         await made.start(5)
     yield made
     await made.close()

@@ -137,6 +137,11 @@ class MemoryPipeline:
             raise Unavailable("Redis is away")
         return self._store.run(command)
 
+    async def settled(self) -> None:
+        await asyncio.sleep(0)
+        if not self.connected:
+            raise Unavailable("Redis is away")
+
     async def close(self) -> None:
         self._closed = True
         self._waiting.clear()

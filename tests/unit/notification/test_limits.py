@@ -11,8 +11,8 @@ BOUNDS = {name: value for name, value in vars(limits).items() if name.isupper()}
 # What a number counts; a name without one of these leaves the reader to guess.
 UNITS = {
     "ACTIONS", "ATTEMPTS", "BACKLOG", "BYTES", "CHARS", "CLIENTS", "COMMANDS", "CONNECTION", "CONNECTIONS",
-    "COUNT", "CRASHES", "DAYS", "DESCRIPTORS", "DEVICES", "DOORS", "ENTRIES", "FLIGHT", "FRAGMENTS",
-    "FRAMES", "ITEMS", "JITTER", "LANE", "MESSAGES", "MS", "PERCENT", "PINGS", "RATIO", "RECEIPTS",
+    "COUNT", "CRASHES", "DAYS", "DEPTH", "DESCRIPTORS", "DEVICES", "DOORS", "ENTRIES", "FLIGHT", "FRAGMENTS",
+    "FRAMES", "ITEMS", "JITTER", "LANE", "MESSAGES", "MS", "PERCENT", "PINGS", "RECEIPTS",
     "RECORDS", "REQUESTS", "ROWS", "S", "SLOTS", "TASKS", "USERS", "WEIGHTS",
 }  # fmt: skip
 

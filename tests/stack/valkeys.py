@@ -1,0 +1,162 @@
+"""Valkey processes of a test: a cluster of masters, a master with its replica and Sentinels."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from devstack.children import Child
+from devstack.ports import free_ports
+from devstack.servers import HOST, greets, valkey_program
+
+SLOTS = 16_384
+DEADLINE_S = 60
+MASTER = "herald-master"
+
+
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for something that others bring about."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.01)
+
+
+class Process:
+    """One valkey-server; `arguments` as on its command line."""
+
+    def __init__(self, folder: Path, port: int, *arguments: str) -> None:
+        self.port = port
+        self.client: Redis = Redis(host=HOST, port=port)
+        folder = folder / str(port)
+        folder.mkdir()
+        self._folder = folder
+        self._argv = [str(valkey_program()), *arguments, "--bind", HOST, "--port", str(port), "--dir", str(folder),
+                      "--save", "", "--loglevel", "notice"]  # fmt: skip
+        self.child = self._made()
+
+    def _made(self) -> Child:
+        return Child(f"valkey {self.port}", self._argv, self._folder / "log", cwd=self._folder)
+
+    async def start(self) -> None:
+        self.child = self._made()
+        self.child.start()
+        async with asyncio.timeout(DEADLINE_S):
+            while not await greets(self.port, b"PING\r\n", b"+PONG"):
+                if not self.child.running:
+                    raise self.child.died()
+
+    async def stop(self) -> None:
+        await self.client.aclose()
+        await self.child.stop()
+
+
+class Cluster:
+    """Three masters, each with a third of the slots."""
+
+    def __init__(self, nodes: list[Process]) -> None:
+        self.nodes = nodes
+        self.owners = {slot: nodes[slot * len(nodes) // SLOTS] for slot in range(SLOTS)}
+
+    @property
+    def url(self) -> str:
+        return "cluster://" + ",".join(f"{HOST}:{node.port}" for node in self.nodes)
+
+    async def join(self) -> None:
+        """Meet, share the slots out, wait until all agree."""
+        for node in self.nodes:
+            mine = [slot for slot, owner in self.owners.items() if owner is node]
+            await node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", mine[0], mine[-1])
+            await node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", self.nodes.index(node) + 1)
+        for node in self.nodes[1:]:
+            await self.nodes[0].client.execute_command("CLUSTER", "MEET", HOST, node.port)
+        async with asyncio.timeout(DEADLINE_S):
+            for node in self.nodes:
+                while b"cluster_state:ok" not in await node.client.execute_command("CLUSTER", "INFO") or (
+                    len(await node.client.execute_command("CLUSTER", "SLOTS")) < len(self.nodes)
+                ):
+                    await asyncio.sleep(0.05)
+
+    async def names(self) -> dict[Process, str]:
+        """The id of each node."""
+        return {node: (await node.client.execute_command("CLUSTER", "MYID")).decode() for node in self.nodes}
+
+    async def open_move(self, slot: int, target: Process) -> None:
+        """Begin to move a slot: from now on its owner answers ASK for keys that it does not hold."""
+        names, owner = await self.names(), self.owners[slot]
+        await target.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[owner])
+        await owner.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+
+    async def finish_move(self, slot: int, target: Process) -> None:
+        """Move what keys it still has, and the slot: from now on its owner of before answers MOVED."""
+        names, owner = await self.names(), self.owners[slot]
+        while keys := await owner.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            await owner.client.execute_command("MIGRATE", HOST, target.port, "", 0, 5_000, "KEYS", *keys)
+        for node in (target, owner, *(set(self.nodes) - {target, owner})):
+            await node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+        self.owners[slot] = target
+
+
+@contextlib.asynccontextmanager
+async def running(*processes: Process) -> AsyncIterator[None]:
+    try:
+        for process in processes:
+            await process.start()
+        yield
+    finally:
+        for process in processes:
+            await process.stop()
+
+
+@contextlib.asynccontextmanager
+async def open_cluster(folder: Path) -> AsyncIterator[Cluster]:
+    """Three masters on free ports."""
+    ports = [port for port in free_ports(3)]
+    buses = free_ports(6)
+    nodes = [
+        Process(folder, port, "--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout",
+                "5000")
+        for port, bus in zip(ports, (bus for bus in buses if bus not in ports), strict=False)
+    ]  # fmt: skip
+    async with running(*nodes):
+        cluster = Cluster(nodes)
+        await cluster.join()
+        yield cluster
+
+
+class Sentinels:
+    """A master, its replica, and a Sentinel that watches them (quorum 1)."""
+
+    def __init__(self, master: Process, replica: Process, sentinel: Process, lost: int) -> None:
+        self.master, self.replica, self.sentinel = master, replica, sentinel
+        # The first Sentinel is down: the next one is asked.
+        self.url = f"sentinel://{HOST}:{lost},{HOST}:{sentinel.port}/{MASTER}"
+
+    async def fail_over(self) -> None:
+        """Have the Sentinel promote the replica."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                with contextlib.suppress(Exception):  # no good replica yet: asked again
+                    await self.sentinel.client.execute_command("SENTINEL", "FAILOVER", MASTER)
+                    break
+                await asyncio.sleep(0.1)
+            while b"role:master" not in await self.replica.client.execute_command("INFO", "replication"):
+                await asyncio.sleep(0.05)
+        self.master, self.replica = self.replica, self.master
+
+
+@contextlib.asynccontextmanager
+async def open_sentinels(folder: Path) -> AsyncIterator[Sentinels]:
+    first, second, third, lost = free_ports(4)
+    master = Process(folder, first)
+    replica = Process(folder, second, "--replicaof", HOST, str(first), "--repl-diskless-sync-delay", "0")
+    config = folder / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor {MASTER} {HOST} {first} 1\n"
+        f"sentinel down-after-milliseconds {MASTER} 1000\n"
+        f"sentinel failover-timeout {MASTER} 5000\n"
+    )
+    sentinel = Process(folder, third, str(config), "--sentinel")
+    async with running(master, replica, sentinel):
+        yield Sentinels(master, replica, sentinel, lost)
