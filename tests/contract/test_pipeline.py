@@ -1,4 +1,4 @@
-"""One contract, two pipelines: the memory twin and Valkey; the presence scripts run on both."""
+"""One contract: the memory twin, Valkey, the master of a Sentinel, a cluster; the presence scripts run on all."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -8,29 +8,36 @@ import pytest
 from devstack.servers import Servers
 from gateway.pipeline import Pipeline, PipelineError, RedisPipeline
 from gateway.presence import COUNT, PUT, REMOVE
+from gateway.redis_cluster import ClusterPipeline
 from notification.errors import Unavailable
 from notification.redis_address import parse
 from notification.settings import Settings
 from tests.twins.pipeline import MemoryPipeline, Store
 
 
-@pytest.fixture(params=["twin", pytest.param("valkey", marks=pytest.mark.stack)])
+@pytest.fixture(
+    params=["twin", *(pytest.param(kind, marks=pytest.mark.stack) for kind in ("valkey", "sentinel", "cluster"))]
+)
 def url(request: pytest.FixtureRequest) -> str:
     """Where Valkey is; empty for the twin."""
     if request.param == "twin":
         return ""
+    if request.param != "valkey":
+        return str(
+            request.getfixturevalue({"sentinel": "shared_sentinels", "cluster": "shared_cluster"}[request.param])
+        )
     embedded: tuple[Settings, Servers] = request.getfixturevalue("embedded")
     return embedded[0].redis_url
 
 
 @pytest.fixture
 async def pipeline(url: str) -> AsyncIterator[Pipeline]:
-    made: MemoryPipeline | RedisPipeline
+    made: MemoryPipeline | RedisPipeline | ClusterPipeline
     if not url:
         made = MemoryPipeline(Store())
     else:
-        made = RedisPipeline(parse(url))
-        await made.start(5)
+        made = ClusterPipeline(parse(url)) if url.startswith("cluster") else RedisPipeline(parse(url))
+        await made.start(30)
     yield made
     await made.close()
 
@@ -120,8 +127,28 @@ async def test_devices_are_counted_when_there_are_many(pipeline: Pipeline, key: 
     assert await pipeline.call("EVAL", COUNT, 1, key, 1) == 1
 
 
+async def test_everything_pushed_is_settled(pipeline: Pipeline, key: str) -> None:
+    keys = [f"{key}:{number}" for number in range(200)]  # all over a cluster
+    for number, each in enumerate(keys):
+        assert pipeline.push("SET", each, number, "PX", 60_000)
+    await pipeline.settled()
+    assert pipeline.queued == 0
+    assert [await pipeline.call("GET", each) for each in keys] == [b"%d" % number for number in range(200)]
+
+
+async def test_arguments_of_every_kind_and_size(pipeline: Pipeline, key: str) -> None:
+    for value in ("", "schlüssel 名前", b"", bytes(range(256)) * 4_000, -5, 0, 1 << 62):
+        assert await pipeline.call("HSET", key, "f", value) in (0, 1)
+        wanted = value if isinstance(value, bytes) else str(value).encode()
+        assert await pipeline.call("HGET", key, "f") == wanted
+    await pipeline.call("DEL", key)
+
+
 async def test_a_closed_pipeline(pipeline: Pipeline) -> None:
     await pipeline.close()
     assert not pipeline.connected
     with pytest.raises(Unavailable):
         await pipeline.call("PING")
+    pipeline.push("PING")
+    with pytest.raises(Unavailable):
+        await pipeline.settled()

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from devstack.children import Child
 from devstack.ports import free_ports
@@ -21,6 +22,16 @@ async def until(condition: Callable[[], object], what: str = "") -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not condition():  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0.01)
+
+
+async def until_answered(ask: Callable[[], Awaitable[object]]) -> None:
+    """Ask servers until they say yes; one that refuses, or ends the connection, is asked again."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            with contextlib.suppress(RedisError):
+                if await ask():
+                    return
+            await asyncio.sleep(0.05)
 
 
 class Process:
@@ -55,8 +66,9 @@ class Process:
 class Cluster:
     """Three masters, each with a third of the slots."""
 
-    def __init__(self, nodes: list[Process]) -> None:
+    def __init__(self, nodes: list[Process], buses: list[int]) -> None:
         self.nodes = nodes
+        self._buses = buses
         self.owners = {slot: nodes[slot * len(nodes) // SLOTS] for slot in range(SLOTS)}
 
     @property
@@ -69,14 +81,16 @@ class Cluster:
             mine = [slot for slot, owner in self.owners.items() if owner is node]
             await node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", mine[0], mine[-1])
             await node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", self.nodes.index(node) + 1)
-        for node in self.nodes[1:]:
-            await self.nodes[0].client.execute_command("CLUSTER", "MEET", HOST, node.port)
-        async with asyncio.timeout(DEADLINE_S):
-            for node in self.nodes:
-                while b"cluster_state:ok" not in await node.client.execute_command("CLUSTER", "INFO") or (
-                    len(await node.client.execute_command("CLUSTER", "SLOTS")) < len(self.nodes)
-                ):
-                    await asyncio.sleep(0.05)
+        for node, bus in zip(self.nodes, self._buses, strict=True):
+            await self.nodes[0].client.execute_command("CLUSTER", "MEET", HOST, node.port, bus)
+        for node in self.nodes:
+            await until_answered(lambda node=node: self._agrees(node))
+
+    async def _agrees(self, node: Process) -> bool:
+        slots = await node.client.execute_command("CLUSTER", "SLOTS")
+        return len(slots) == len(self.nodes) and b"cluster_state:ok" in await node.client.execute_command(
+            "CLUSTER", "INFO"
+        )
 
     async def names(self) -> dict[Process, str]:
         """The id of each node."""
@@ -112,17 +126,25 @@ async def running(*processes: Process) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def open_cluster(folder: Path) -> AsyncIterator[Cluster]:
     """Three masters on free ports."""
-    ports = [port for port in free_ports(3)]
-    buses = free_ports(6)
+    free = free_ports(6)
+    ports, buses = free[:3], free[3:]
     nodes = [
         Process(folder, port, "--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout",
                 "5000")
-        for port, bus in zip(ports, (bus for bus in buses if bus not in ports), strict=False)
+        for port, bus in zip(ports, buses, strict=True)
     ]  # fmt: skip
     async with running(*nodes):
-        cluster = Cluster(nodes)
+        cluster = Cluster(nodes, buses)
         await cluster.join()
         yield cluster
+
+
+async def role_is(process: Process, role: bytes) -> bool:
+    return bool((await process.client.role())[0] == role)
+
+
+async def synchronised(replica: Process) -> bool:
+    return bool((await replica.client.role())[3] == b"connected")
 
 
 class Sentinels:
@@ -134,22 +156,17 @@ class Sentinels:
         self.url = f"sentinel://{HOST}:{lost},{HOST}:{sentinel.port}/{MASTER}"
 
     async def fail_over(self) -> None:
-        """Have the Sentinel promote the replica."""
-        async with asyncio.timeout(DEADLINE_S):
-            while True:
-                with contextlib.suppress(Exception):  # no good replica yet: asked again
-                    await self.sentinel.client.execute_command("SENTINEL", "FAILOVER", MASTER)
-                    break
-                await asyncio.sleep(0.1)
-            while b"role:master" not in await self.replica.client.execute_command("INFO", "replication"):
-                await asyncio.sleep(0.05)
+        """Have the Sentinel promote the replica; when this returns the master of before is a replica."""
+        await until_answered(lambda: self.sentinel.client.execute_command("SENTINEL", "FAILOVER", MASTER))
+        await until_answered(lambda: role_is(self.replica, b"master"))
+        await until_answered(lambda: role_is(self.master, b"slave"))
         self.master, self.replica = self.replica, self.master
 
 
 @contextlib.asynccontextmanager
 async def open_sentinels(folder: Path) -> AsyncIterator[Sentinels]:
     first, second, third, lost = free_ports(4)
-    master = Process(folder, first)
+    master = Process(folder, first, "--repl-diskless-sync-delay", "0")
     replica = Process(folder, second, "--replicaof", HOST, str(first), "--repl-diskless-sync-delay", "0")
     config = folder / "sentinel.conf"
     config.write_text(
@@ -158,5 +175,8 @@ async def open_sentinels(folder: Path) -> AsyncIterator[Sentinels]:
         f"sentinel failover-timeout {MASTER} 5000\n"
     )
     sentinel = Process(folder, third, str(config), "--sentinel")
-    async with running(master, replica, sentinel):
-        yield Sentinels(master, replica, sentinel, lost)
+    async with running(master, replica):
+        # The Sentinel's first look must find the replica: its next one is 10 s later.
+        await until_answered(lambda: synchronised(replica))
+        async with running(sentinel):
+            yield Sentinels(master, replica, sentinel, lost)
