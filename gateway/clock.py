@@ -36,9 +36,13 @@ class DatabaseClock:
         elif self._lag_ms is None or lag_ms < self._lag_ms:
             self._lag_ms = lag_ms
 
+    def at(self, monotonic_ms: int) -> int:
+        """The database's time, Unix ms; 0 before the first observe()."""
+        if self._lag_ms is None:
+            return 0
+        lag_ms = self._lag_ms if self._lag_before_ms is None else min(self._lag_ms, self._lag_before_ms)
+        return monotonic_ms - lag_ms
+
     def expired(self, expiry_ms: int, monotonic_ms: int) -> bool:
         """Is `expiry_ms` (Unix ms by the database, 0 = never) past? False before the first observe()."""
-        if expiry_ms == 0 or self._lag_ms is None:
-            return False
-        lag_ms = self._lag_ms if self._lag_before_ms is None else min(self._lag_ms, self._lag_before_ms)
-        return monotonic_ms - lag_ms >= expiry_ms
+        return 0 < expiry_ms <= self.at(monotonic_ms)

@@ -44,6 +44,11 @@ class Commands:
 
     def handle(self, connection: Connection, text: bytes) -> None:
         """One client frame. A frame that breaks the protocol is answered by an error; the third ends in 4400."""
+        count = self._outbound.ack(connection.session, text)  # what nearly every frame is
+        if count >= 0:
+            if count:
+                self._resume.nudge(connection)
+            return
         try:
             frame = frames.decode_client(text)
             if isinstance(frame, frames.Ack):
@@ -85,7 +90,6 @@ class Commands:
                 count += 1
                 self._outbound.acked(session, lane, seq, ident)
         if count:
-            telemetry.ACKS.inc(count)
             self._resume.nudge(connection)
 
     def _state(self, connection: Connection, frame: frames.SetState) -> None:

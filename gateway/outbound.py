@@ -6,13 +6,14 @@ which role receipts audits.
 
 import asyncio
 
+from gateway._fast.acks import Acks
 from gateway._fast.session import Session
 from gateway.clock import unix_ms
 from gateway.pipeline import Pipeline
 from notification import telemetry
 from notification.bus import Bus
 from notification.limits import RECEIPTS_PER_ENTRY_MAX, RECEIPTS_STREAM_ENTRIES_MAX, RECEIPTS_TICK_MS
-from notification.messages import AckReceipt, ConnectionReceipt, ReceiptsEntry, encode
+from notification.messages import ConnectionReceipt, encode_receipts
 from notification.names import RECEIPTS_FIELD, RECEIPTS_STREAM, ack_subject
 
 
@@ -24,16 +25,23 @@ class Outbound:
         self._bus = bus
         self._gateway_id = gateway_id
         self._subject = ack_subject(gateway_id)
-        self._acks: list[AckReceipt] = []
+        self._acks = Acks()
         self._connections: list[ConnectionReceipt] = []
         self._number = 0
         self._armed = False
         self._copies: list[bytes] = []
         self._copying: asyncio.Task[None] | None = None
 
+    def ack(self, session: Session, text: bytes) -> int:
+        """A client's message, if it is an ack in its usual form: how many it frees here. Else -1."""
+        count = self._acks.ack(session, text, unix_ms())
+        if count > 0:
+            self._arm()
+        return count
+
     def acked(self, session: Session, lane: int, seq: int, ident: bytes) -> None:
         """A device acknowledged an item that was written to it."""
-        self._acks.append(AckReceipt(session.tenant, session.user, session.device, lane, seq, ident, unix_ms()))
+        self._acks.put(session, lane, seq, ident, unix_ms())
         self._arm()
 
     def opened(self, session: Session) -> None:
@@ -67,8 +75,8 @@ class Outbound:
         if count == 0:
             return
         self._number += 1
-        packed = encode(ReceiptsEntry(self._gateway_id, self._number, self._acks, self._connections))
-        self._acks = []
+        telemetry.ACKS.inc(len(self._acks))
+        packed = encode_receipts(self._gateway_id, self._number, self._acks.take(), self._connections)
         self._connections = []
         kept = self._pipeline.push(
             "XADD", RECEIPTS_STREAM, "MAXLEN", "~", RECEIPTS_STREAM_ENTRIES_MAX, "*", RECEIPTS_FIELD, packed

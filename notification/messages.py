@@ -210,6 +210,11 @@ def encode(message: InboxRequest | InboxReply | ReceiptsEntry | Beat | HealthPin
     return _encoder.encode(message)
 
 
+def encode_receipts(gateway_id: str, number: int, acks: bytes, connections: list[ConnectionReceipt]) -> bytes:
+    """A ReceiptsEntry whose `acks` are packed already: a MessagePack array of AckReceipt."""
+    return _encoder.encode((gateway_id, number, msgspec.Raw(acks), connections))
+
+
 def decode_request(data: bytes) -> InboxRequest:
     """Raises msgspec.DecodeError."""
     return _request.decode(data)

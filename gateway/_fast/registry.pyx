@@ -55,6 +55,9 @@ cdef class Registry:
             return ()
         return held if type(held) is tuple else (held,)
 
+    cdef object held(self, bytes tag):
+        return self._users.get(tag)
+
     def connections(self):
         """All, a copy."""
         every = []

@@ -75,4 +75,9 @@ cdef class Session:
     cdef int _peer_close(self, bytes payload) except -1
     cdef int _violate(self, int code, str reason) except -1
     cdef int _lane(self, int lane) except -1
-    cdef int _write_item(self, bytes body) except -1
+    cdef int _write_item(self, const char* body, Py_ssize_t count) except -1
+    cdef int offer_bytes(
+        self, int lane, int64_t seq, int64_t prev, const char* ident,
+        const char* body, Py_ssize_t count, bint retry,
+    ) except -1
+    cdef int _free(self) noexcept

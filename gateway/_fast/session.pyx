@@ -17,27 +17,6 @@ from gateway._fast.window cimport Written, window_add, window_clear, window_find
 
 from notification import limits as _limits
 
-AWAIT_AUTH = PHASE_AWAIT_AUTH
-RESUMING = PHASE_RESUMING
-LIVE = PHASE_LIVE
-CLOSING = PHASE_CLOSING
-CLOSED = PHASE_CLOSED
-
-WRITTEN = 0  # codes.ReceiptCode.WRITTEN
-FULL = 2  # codes.ReceiptCode.FULL
-
-LANE_COUNT = LANES
-
-# codes.Closes, which this package must not import; a test holds them equal.
-NORMAL = (1000, "")
-PROTOCOL_ERROR = (1002, "protocol error")
-UNSUPPORTED_DATA = (1003, "text frames only")
-INVALID_TEXT = (1007, "invalid UTF-8")
-TOO_BIG = (1009, "message too big")
-BAD_FRAMES = (4400, "bad frames")
-TOO_SLOW = (4410, "too slow")
-TOO_FAST = (4429, "too fast")
-
 cdef enum:
     # Opcodes of RFC 6455 §5.2.
     OP_CONTINUATION = 0x0
@@ -51,6 +30,30 @@ cdef enum:
     HEADER_BYTES_MAX = 10  # server to client: no mask
     PING_BYTES = 4
     OUT_BYTES_MIN = 256
+    # codes.ReceiptCode
+    _WRITTEN = 0
+    _FULL = 2
+
+AWAIT_AUTH = PHASE_AWAIT_AUTH
+RESUMING = PHASE_RESUMING
+LIVE = PHASE_LIVE
+CLOSING = PHASE_CLOSING
+CLOSED = PHASE_CLOSED
+
+WRITTEN = _WRITTEN
+FULL = _FULL
+
+LANE_COUNT = LANES
+
+# codes.Closes, which this package must not import; a test holds them equal.
+NORMAL = (1000, "")
+PROTOCOL_ERROR = (1002, "protocol error")
+UNSUPPORTED_DATA = (1003, "text frames only")
+INVALID_TEXT = (1007, "invalid UTF-8")
+TOO_BIG = (1009, "message too big")
+BAD_FRAMES = (4400, "bad frames")
+TOO_SLOW = (4410, "too slow")
+TOO_FAST = (4429, "too fast")
 
 cdef:
     int _UNACKED_COUNT_MAX = _limits.UNACKED_PER_CONNECTION_MAX
@@ -366,9 +369,9 @@ cdef class Session:
             raise ValueError(f"lane must be 0 to {LANES - 1}")
         return lane
 
-    cdef int _write_item(self, bytes body) except -1:
+    cdef int _write_item(self, const char* body, Py_ssize_t count) except -1:
         """Queue a notification; its ack will cost no rate budget."""
-        self._frame(OP_TEXT, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        self._frame(OP_TEXT, body, count)
         self._ack_credit = min(self._ack_credit + 1, _UNACKED_COUNT_MAX)
         return 0
 
@@ -379,29 +382,38 @@ cdef class Session:
         self._lane(lane)
         if PyBytes_GET_SIZE(ident) != 16:
             raise ValueError("ident must be 16 bytes")
+        return self.offer_bytes(
+            lane, seq, prev, PyBytes_AS_STRING(ident), PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), retry
+        )
+
+    cdef int offer_bytes(
+        self, int lane, int64_t seq, int64_t prev, const char* ident,
+        const char* body, Py_ssize_t count, bint retry,
+    ) except -1:
+        """offer() of a lane below LANES and 16 bytes of id; everything pointed to is copied."""
         if self.phase != PHASE_RESUMING and self.phase != PHASE_LIVE:
-            return FULL
+            return _FULL
         if seq <= self._at[lane]:
             # While blocked the first copy has not even left the socket's buffer.
             if self.blocked:
-                return WRITTEN
-            if window_find(&self._window, PyBytes_AS_STRING(ident)) >= 0:
-                self._write_item(body)
-            elif retry and self.window_free() > 0:
+                return _WRITTEN
+            if window_find(&self._window, ident) >= 0:
+                self._write_item(body, count)
+            elif retry and self._free() > 0:
                 # The client's cursor says that it has this one, but no ack of it has arrived: ask again.
-                window_add(&self._window, lane, seq, PyBytes_AS_STRING(ident))
-                self._write_item(body)
-            return WRITTEN
+                window_add(&self._window, lane, seq, ident)
+                self._write_item(body, count)
+            return _WRITTEN
         if (
             self.phase == PHASE_LIVE and self._at[lane] >= prev and self._at[lane] >= 0
-            and self._want[lane] <= self._at[lane] and self.window_free() > 0
+            and self._want[lane] <= self._at[lane] and self._free() > 0
         ):
-            window_add(&self._window, lane, seq, PyBytes_AS_STRING(ident))
-            self._write_item(body)
+            window_add(&self._window, lane, seq, ident)
+            self._write_item(body, count)
             self._at[lane] = seq
-            return WRITTEN
+            return _WRITTEN
         self._want[lane] = max(self._want[lane], seq)
-        return FULL
+        return _FULL
 
     def fill(self, int lane, int64_t seq, int64_t prev, bytes ident not None, bytes body not None):
         """An owed item from the log, in lane order (so `prev` needs no look). False: no room, nothing queued."""
@@ -412,10 +424,10 @@ cdef class Session:
             return False
         if seq <= self._at[lane]:
             return True
-        if self.window_free() == 0:
+        if self._free() == 0:
             return False
         window_add(&self._window, lane, seq, PyBytes_AS_STRING(ident))
-        self._write_item(body)
+        self._write_item(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
         self._at[lane] = seq
         return True
 
@@ -475,6 +487,9 @@ cdef class Session:
 
     def window_free(self):
         """Places left of UNACKED_PER_CONNECTION_MAX; 0 while blocked."""
+        return self._free()
+
+    cdef int _free(self) noexcept:
         return 0 if self.blocked else _UNACKED_COUNT_MAX - self._window.count
 
     def unacked(self):

@@ -35,3 +35,10 @@ def test_a_better_estimate_is_forgotten_after_two_windows() -> None:
     for second in range(1, 200):
         clock.observe(EPOCH_MS + second * 1_000, second * 1_000)
     assert not clock.expired(EPOCH_MS + 200_500, 200_000)
+
+
+def test_the_database_time_now() -> None:
+    clock = DatabaseClock()
+    assert clock.at(77) == 0  # nothing is known, so nothing has expired
+    clock.observe(EPOCH_MS, 5_000)
+    assert clock.at(5_250) == EPOCH_MS + 250
