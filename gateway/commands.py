@@ -130,7 +130,7 @@ class Commands:
         if not connection.is_open():
             return
         if isinstance(reply, PageReply):
-            connection.session.send(reply.frame)
+            connection.session.send(reply.frame, last=True)  # long, and in no hurry
         elif not isinstance(reply, StateReply):  # the change itself comes back over the bus, to every device
             connection.session.send(_BUSY)
         connection.flush()

@@ -23,7 +23,7 @@ from gateway.handshake import Accepted, Request
 from notification import telemetry
 from notification.codes import REFUSALS, Refusal, Refusals
 from notification.errors import SettingsError
-from notification.limits import DESCRIPTORS_RESERVED, DOORS_HELD_MAX
+from notification.limits import DESCRIPTORS_RESERVED, DOORS_HELD_MAX, WRITE_BUFFER_BYTES_MAX
 
 _log = structlog.get_logger("listener")
 
@@ -34,6 +34,8 @@ def bind(host: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # Accepted sockets inherit it: what the network does not take waits in the session, where HIGH overtakes.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, WRITE_BUFFER_BYTES_MAX)
     try:
         sock.bind((host, port))
     except OSError as error:

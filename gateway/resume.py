@@ -316,7 +316,8 @@ class Resume:
             return
         job.resumed = True
         at = {LANE_NAMES[lane]: seq for lane, seq in enumerate(job.connection.session.at()) if seq >= 0}
-        job.connection.session.send(encode(Resumed(at, counters, job.recovered)))
+        # Behind everything that is owed.
+        job.connection.session.send(encode(Resumed(at, counters, job.recovered)), last=True)
 
 
 def welcomed(connection: Connection) -> bool:

@@ -122,7 +122,7 @@ cdef class Acks:
         if count == 0:
             if not _upto_ident(text, idents):
                 return -1
-            return self._upto(session, window_find(&session._window, idents), at_ms)
+            return self._upto(session, session.find_written(idents), at_ms)
         for i in range(count):
             found = window_find(&session._window, idents + i * IDENT_BYTES)
             if found >= 0:

@@ -12,7 +12,7 @@ from gateway._fast.session import Session
 class Connection(Protocol):
     """One socket past the upgrade. `session` is its state; `deadline_ms` belongs to the process's timer wheel.
 
-    Its clock is CLOCK_MONOTONIC in ms (time.monotonic_ns() // 1_000_000). Once our close frame is written, the
+    Its clock is CLOCK_MONOTONIC in ms (time.monotonic_ns() // 1_000_000). Once our close frame is flushed, the
     socket is dropped when the peer has answered, at the latest CLOSE_DEADLINE_MS later, without a call from
     outside.
     """
@@ -30,12 +30,14 @@ class Connection(Protocol):
         """When the socket was accepted."""
 
     def flush(self) -> None:
-        """One write of everything the session queued. Nothing on a dead socket. While congested it waits in the
-        session (a close frame does not); more than WRITE_BUFFER_BYTES_MAX waiting aborts the socket (TOO_SLOW).
-        Not needed inside message(), opened() and writable(): the connection flushes after them."""
+        """One write of everything the session queued. Nothing on a dead socket. What the socket does not take waits
+        in the session, HIGH before MEDIUM before LOW; with WRITE_BUFFER_BYTES_MAX more than when it became
+        congested the socket is aborted (TOO_SLOW). Not needed inside message(), opened() and writable(): the
+        connection flushes after them."""
 
     def congested(self) -> bool:
-        """What the socket did not take is above its high-water mark: lanes wait in the log (session.blocked)."""
+        """What waits went above WRITE_BUFFER_BYTES_MAX and is not below a quarter of it yet: lanes wait in the log
+        (session.blocked)."""
 
     def close(self, code: int, reason: str) -> None:
         """Queue our close frame and flush. ValueError: `code` may not be sent."""

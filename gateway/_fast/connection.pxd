@@ -17,7 +17,7 @@ cdef class Connection(WSListener):
         object _policy
         WSTransport _transport  # None before the upgrade and after the end
         object _close_timer  # None until our close frame is written
-        bint _paused
+        bint _full
         bint _aborted
 
     cpdef on_ws_connected(self, WSTransport transport)
@@ -28,5 +28,6 @@ cdef class Connection(WSListener):
     cpdef flush(self)
     cpdef abort(self)
     cpdef bint is_open(self)
+    cdef int _write(self, WSTransport transport) except -1
     cdef object _settle(self)
     cdef object _start_close_timer(self)

@@ -8,8 +8,6 @@ from gateway._fast.carrier import Policy
 from gateway._fast.peers import Peers
 from gateway._fast.session import Session
 
-TOO_SLOW: tuple[int, str]  # (code, reason) of codes.Closes, which this package does not import
-
 class Connection(WSListener):
     """A gateway._fast.carrier.Connection. At a fault in a frame header picows sends the
     close frame: then is_open() is False without a close of ours."""

@@ -5,27 +5,26 @@ use_aiofastnet=False and max_frame_size=FRAME_BYTES_MAX. picows checks frame hea
 its close frame, ignores later ones and disconnects; the session then learns of it in on_ws_disconnected only.
 
 Buffers: a frame's payload lies in picows' read buffer until on_ws_frame returns, so it is copied. What flush()
-writes stays the session's; the transport copies what the socket does not take at once.
+writes stays the session's; the transport copies what the socket does not take at once: a slice at most.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t
 from picows.picows cimport WSFrame, WSListener, WSTransport
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.uio cimport iovec
 
+from gateway._fast.outbox cimport PIECES, outbox_pieces
 from gateway._fast.peers cimport PEER_UNCOUNTED, Peers
 from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, Session
 
 from notification import limits as _limits
 
-# codes.Closes.TOO_SLOW, which this package must not import; a test holds them equal.
-TOO_SLOW = (4410, "too slow")
-
 cdef:
-    Py_ssize_t _UNSENT_BYTES_MAX = _limits.WRITE_BUFFER_BYTES_MAX
-    object _HIGH_WATER_BYTES = _limits.WRITE_BUFFER_BYTES_MAX
-    # uvloop's own default is 16 bytes (a slip of units), which would hold lanes back until all is sent.
-    object _LOW_WATER_BYTES = _limits.WRITE_BUFFER_BYTES_MAX // 4
+    # What the transport buffers leaves first in, first out, and a slice at most is ever buffered there: with both
+    # marks at 0 the transport says at once that the socket is full, and everything else waits in the session.
+    object _WATER_BYTES = 0
+    Py_ssize_t _SLICE_BYTES = _limits.WRITE_BUFFER_BYTES_MAX // 4
     object _CLOSE_DEADLINE_S = _limits.CLOSE_DEADLINE_MS / 1_000
 
 
@@ -54,7 +53,7 @@ cdef class Connection(WSListener):
         # Read once, at the door; kept, they would cost 2 KB for the connection's whole life.
         transport.request = None
         transport.response = None
-        transport.underlying_transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES, low=_LOW_WATER_BYTES)
+        transport.underlying_transport.set_write_buffer_limits(high=_WATER_BYTES, low=_WATER_BYTES)
         if not self.peer:
             address = transport.underlying_transport.get_extra_info("peername")
             if isinstance(address, tuple):
@@ -97,16 +96,14 @@ cdef class Connection(WSListener):
         self._policy.closed(self, clean)
 
     cpdef pause_writing(self):
-        """picows: unsent bytes are above the high-water mark."""
-        self._paused = True
-        self.session.blocked = True
+        """picows: the socket is full."""
+        self._full = True
 
     cpdef resume_writing(self):
-        """picows: unsent bytes are below the low-water mark."""
-        self._paused = False
-        self.session.blocked = False
+        """picows: the socket took everything."""
+        self._full = False
         self.flush()
-        if self.is_open() and not self._paused:
+        if self.session.relieved() and self.is_open():
             self._policy.writable(self)
             self.flush()
 
@@ -125,15 +122,28 @@ cdef class Connection(WSListener):
                 session.discard()
                 self._start_close_timer()
                 return
-            if self._paused and session.phase < PHASE_CLOSING:
-                if session._out_bytes > _UNSENT_BYTES_MAX:
-                    session.close(TOO_SLOW[0], TOO_SLOW[1])  # never sent: tells closed() why
-                    self.abort()
+            self._write(transport)
+            if self._full and session.held():
+                self.abort()
                 return
-            transport._fast_write(session._out, session._out_bytes)
-            session.sent()
         if session.close_sent:
             self._settle()
+        elif session.phase == PHASE_CLOSING:
+            self._start_close_timer()
+
+    cdef int _write(self, WSTransport transport) except -1:
+        """Hand frames to the transport until the socket is full."""
+        cdef Session session = self.session
+        cdef iovec pieces[PIECES]
+        cdef bytes piece
+        while session._out_bytes and not self._full and not transport.is_disconnected:
+            if outbox_pieces(session._outbox, pieces) == 1 and session._out_bytes <= _SLICE_BYTES:
+                transport._fast_write(<char*>pieces[0].iov_base, pieces[0].iov_len)
+                session.sent(session._out_bytes)
+            else:
+                piece = session.take(_SLICE_BYTES)
+                transport._fast_write(PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+        return 0
 
     cdef object _settle(self):
         """Our close frame is out: await the peer's for CLOSE_DEADLINE_MS; with both, the server ends TCP first."""
@@ -147,8 +157,8 @@ cdef class Connection(WSListener):
             self._close_timer = self._transport._loop.call_later(_CLOSE_DEADLINE_S, self.abort)
 
     def congested(self):
-        """The socket's buffer is above its high-water mark."""
-        return self._paused
+        """What waits went above its high-water mark and is not below the low one yet."""
+        return self._transport is not None and self.session.blocked
 
     def close(self, int code, str reason not None):
         """Queue our close frame and flush. ValueError: `code` may not be sent."""

@@ -10,6 +10,7 @@ cdef class Engine(Doors):
         list _gone  # connections whose socket is gone and whose policy does not know it yet
         bint _reaping
 
+    cdef int _send(self, Slot* slot, Session session) except -1
     cdef int _fault(self, EngineConnection connection, int code, str reason) except -1
     cdef object _failed(self, EngineConnection connection, object error)
     cdef object _reap_soon(self)

@@ -8,7 +8,6 @@ from gateway._fast.peers import Peers
 from gateway._fast.session import Session
 
 # (code, reason) of codes.Closes, which this package does not import.
-TOO_SLOW: tuple[int, str]
 INTERNAL: tuple[int, str]
 
 class Engine(Doors):

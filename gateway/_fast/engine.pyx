@@ -10,28 +10,27 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from posix.uio cimport iovec
 
 from gateway._fast.address cimport peer_address
 from gateway._fast.doors cimport Doors
 from gateway._fast.framing cimport FRAME_FAULT, FrameHeader, frame_header, frame_unmask
+from gateway._fast.outbox cimport PIECES, outbox_pieces
 from gateway._fast.peers cimport Peers
 from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, Session
 from gateway._fast.slots cimport (
-    QUEUE_CLOSING, SLOT_JUDGED, SLOT_OPEN, Slot, buffer_bytes, buffer_count, queue_leave, slot_find,
+    QUEUE_CLOSING, SLOT_JUDGED, SLOT_OPEN, Slot, buffer_append, buffer_bytes, buffer_count, queue_leave, slot_find,
 )
-from gateway._fast.sockets cimport monotonic_ms
+from gateway._fast.sockets cimport EAGAIN, EINTR, errno, monotonic_ms, send_pieces
 
 from gateway._fast.session import PROTOCOL_ERROR, TOO_BIG
 from notification import limits as _limits
 
 # codes.Closes, which this package must not import; a test holds them equal.
-TOO_SLOW = (4410, "too slow")
 INTERNAL = (1011, "internal error")
 
 cdef:
     Py_ssize_t _FRAME_BYTES_MAX = _limits.FRAME_BYTES_MAX
-    Py_ssize_t _UNSENT_BYTES_MAX = _limits.WRITE_BUFFER_BYTES_MAX
-    Py_ssize_t _UNSENT_BYTES_LOW = _limits.WRITE_BUFFER_BYTES_MAX // 4
 
 
 cdef class Engine(Doors):
@@ -123,22 +122,29 @@ cdef class Engine(Doors):
         connection.flush()
         return 0
 
-    cdef int _filled(self, Slot* slot) except -1:
-        """The socket is full."""
-        if buffer_count(slot.outbox) > _UNSENT_BYTES_MAX:
-            slot.paused = True
-            (<EngineConnection>slot.owner).session.blocked = True
-        return 0
+    cdef int _send(self, Slot* slot, Session session) except -1:
+        """What the session queued, as far as the socket takes it. False: the socket is gone, and so is the slot."""
+        cdef iovec pieces[PIECES]
+        cdef Py_ssize_t sent = send_pieces(slot.fd, pieces, outbox_pieces(session._outbox, pieces))
+        if sent < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self._drop(slot, False)
+                return False
+            sent = 0
+        session.sent(sent)
+        slot.full = session._out_bytes > 0
+        self._watch(slot)
+        return True
 
     cdef int _drained(self, Slot* slot) except -1:
-        """The socket took some of what waited."""
+        """An open socket that was full takes bytes again."""
         cdef EngineConnection connection = <EngineConnection>slot.owner
-        if not slot.paused or buffer_count(slot.outbox) > _UNSENT_BYTES_LOW:
-            return 0
-        slot.paused = False
-        connection.session.blocked = False
+        slot.full = False
         connection.flush()
-        if connection.is_open() and not connection.congested():
+        if connection._slot == NULL:
+            return 0
+        self._watch(slot)
+        if connection.session.relieved() and connection.is_open():
             try:
                 self._policy.writable(connection)
             except Exception as error:  # a fault of ours ends this connection only, as in message()
@@ -163,9 +169,15 @@ cdef class Engine(Doors):
 
     cdef int _fault(self, EngineConnection connection, int code, str reason) except -1:
         """What comes cannot be told apart any more: our close frame is the last word, nothing is read behind it."""
-        connection.session.close(code, reason)
+        cdef Session session = connection.session
+        cdef bytes left
+        session.close(code, reason)
         connection.flush()
         if connection._slot != NULL:
+            if session._out_bytes:
+                left = session.take()
+                if not buffer_append(&connection._slot.outbox, PyBytes_AS_STRING(left), PyBytes_GET_SIZE(left)):
+                    raise MemoryError()
             self._end(connection._slot)
         return 0
 
@@ -216,25 +228,22 @@ cdef class EngineConnection:
         if slot == NULL:
             session.discard()
             return
-        if session._out_bytes:
-            if slot.paused and session.phase < PHASE_CLOSING:
-                if session._out_bytes > _UNSENT_BYTES_MAX:
-                    session.close(TOO_SLOW[0], TOO_SLOW[1])  # never sent: tells closed() why
-                    self.abort()
-                return
-            if not self._engine._write(slot, session._out, session._out_bytes):
+        if session._out_bytes and not slot.full:
+            if slot.outbox != NULL:  # of the 101
+                slot.full = True
+            elif not self._engine._send(slot, session):
                 session.discard()
                 return
-            session.sent()
-        if session.close_sent:
-            if session.phase == PHASE_CLOSED:
-                self._engine._end(slot)
-            else:
-                self._engine._wait(slot, QUEUE_CLOSING)
+        if slot.full and session.held():
+            self.abort()
+        elif session.close_sent and session.phase == PHASE_CLOSED:
+            self._engine._end(slot)
+        elif session.phase == PHASE_CLOSING:
+            self._engine._wait(slot, QUEUE_CLOSING)
 
     def congested(self):
-        """The outbox went above its high-water mark and is not below the low one yet."""
-        return self._slot != NULL and self._slot.paused
+        """What waits went above its high-water mark and is not below the low one yet."""
+        return self._slot != NULL and self.session.blocked
 
     def close(self, int code, str reason not None):
         """Queue our close frame and flush. ValueError: `code` may not be sent."""

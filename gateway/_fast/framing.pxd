@@ -1,4 +1,4 @@
-"""RFC 6455 frame headers of clients, and their masks. Inline C for the engine; keeps nothing."""
+"""RFC 6455 frame headers of clients, their masks, close codes. Inline C for engine and session; keeps nothing."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -77,3 +77,8 @@ cdef inline void frame_unmask(uint8_t* payload, Py_ssize_t count, const uint8_t*
     while i < count:
         payload[i] ^= mask[i & 3]
         i += 1
+
+
+cdef inline bint close_code_may_arrive(int code) noexcept nogil:
+    """Codes a peer may put into a close frame: RFC 6455 §7.4.1, §7.4.2 and the IANA registry (1012-1014)."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999

@@ -158,7 +158,7 @@ cdef class Router:
                 continue
             session = <Session>connection.session
             idle = session._out_bytes == 0
-            session.send(frame)
+            session.send(frame, False, True)  # it may speak of notifications that wait
             if idle:
                 self._dirty.append(connection)
             elif session._out_bytes > _UNSENT_BYTES_MAX:

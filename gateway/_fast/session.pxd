@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from gateway._fast.outbox cimport CLASSES, Outbox
 from gateway._fast.utf8 cimport Utf8
 from gateway._fast.window cimport Window
 
@@ -32,10 +33,10 @@ cdef class Session:
         readonly bint binary  # the last message was; stays False while limits.MESSAGES_TEXT_ONLY
         public bint blocked
 
-        # Outgoing frames, ready to write. Owned here, PyMem; NULL while nothing is queued.
-        char* _out
+        # Outgoing frames, ready to write. Owned here; NULL while nothing is queued.
+        Outbox* _outbox
         Py_ssize_t _out_bytes
-        Py_ssize_t _out_capacity
+        uint32_t _frames[CLASSES]  # queued so far, per class
         int _pongs_unsent
 
         Window _window
@@ -63,10 +64,12 @@ cdef class Session:
     cpdef object feed(self, int opcode, bint fin, int rsv, bytes payload, int64_t now_ms)
     cpdef object close(self, int code, str reason)
     cpdef object end(self)
-    cdef void sent(self) noexcept
+    cdef void sent(self, Py_ssize_t count) noexcept
+    cdef bint held(self) except -1
+    cdef bint relieved(self) noexcept
     cdef void discard(self) noexcept
 
-    cdef int _frame(self, int opcode, const char* payload, Py_ssize_t count) except -1
+    cdef int _frame(self, int opcode, const char* payload, Py_ssize_t count, int frame_class=*) except -1
     cdef int _refill(self, int64_t now_ms) except -1
     cdef int _control(self, int opcode, bint fin, bytes payload, int64_t now_ms) except -1
     cdef object _data(self, int opcode, bint fin, bytes payload, int64_t now_ms)
@@ -75,7 +78,11 @@ cdef class Session:
     cdef int _peer_close(self, bytes payload) except -1
     cdef int _violate(self, int code, str reason) except -1
     cdef int _lane(self, int lane) except -1
-    cdef int _write_item(self, const char* body, Py_ssize_t count) except -1
+    cdef int _write_item(self, int lane, const char* body, Py_ssize_t count) except -1
+    cdef int _write_new(
+        self, int lane, int64_t seq, const char* ident, const char* body, Py_ssize_t count,
+    ) except -1
+    cdef int find_written(self, const char* ident) noexcept
     cdef int offer_bytes(
         self, int lane, int64_t seq, int64_t prev, const char* ident,
         const char* body, Py_ssize_t count, bint retry,

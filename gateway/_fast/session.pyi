@@ -37,7 +37,7 @@ class Session:
     token_expiry_ms: int  # monotonic; 0 = none
     phase: int
     close_code: int  # 0 until a close is queued (ours) or received (echoed)
-    close_sent: bool  # take() handed our close frame out
+    close_sent: bool  # our close frame, which is the last, was taken whole
     close_received: bool  # with close_sent the handshake is done: phase CLOSED
     binary: bool  # the last message was; never while limits.MESSAGES_TEXT_ONLY
     blocked: bool  # set by the carrier above its high-water mark: offer() notes, fill() refuses, window_free() is 0
@@ -55,8 +55,9 @@ class Session:
         codes.Closes: 1002 (RSV, opcode, fragmented or long control frame, bad close code, stray or missing
         continuation), 1003 binary, 1007, 1009 (size, fragments, open too long), 4410 (pongs not taken), 4429 (rate
         of messages, beside one per notification written, or of pings and unasked pongs)."""
-    def send(self, frame: bytes, binary: bool = False) -> None:
-        """Queue a server frame outside lanes and window; text, but for the conformance server."""
+    def send(self, frame: bytes, binary: bool = False, last: bool = False) -> None:
+        """Queue a server frame outside lanes and window, in the class of HIGH; with `last` in that of LOW, so that
+        it overtakes nothing. `binary`: for the conformance server only."""
     def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes, retry: bool = False) -> int:
         """A live item from the bus. WRITTEN: queued, or already had. FULL: its prev is missing, the window is
         full, or the session is resuming: remembered as wanted; a fill brings it.
@@ -73,9 +74,10 @@ class Session:
     def end(self) -> None:
         """The socket is gone: CLOSED, nothing is queued or kept any more."""
     def ack(self, ident: bytes) -> tuple[int, int] | None:
-        """(lane, seq) if `ident` (16 bytes) is written and unacked here, else None. Frees its place."""
+        """(lane, seq) if `ident` (16 bytes) is in the window, else None. Frees its place."""
     def ack_upto(self, ident: bytes) -> list[tuple[bytes, int, int]] | None:
-        """Everything written up to and with `ident`, in write order: (id, lane, seq); None if it is not unacked."""
+        """Everything written up to and with `ident`, in the order of the wire: (id, lane, seq). None: it is acked,
+        was never written, or waits in the queue still."""
     def at(self) -> list[int]:
         """Per lane, the seq up to which this connection has everything; -1 = nothing known."""
     def set_at(self, lane: int, seq: int) -> None:
@@ -97,5 +99,6 @@ class Session:
         """Queue a close frame once; later calls do nothing. Phase CLOSING. ValueError: `code` may not be sent."""
     def pending(self) -> int:
         """Bytes queued."""
-    def take(self) -> bytes:
-        """All queued frames, coalesced for one write; the queue is empty afterwards. The caller owns the bytes."""
+    def take(self, bytes_max: int | None = None) -> bytes:
+        """The queued frames as they leave, coalesced for one write, or the first `bytes_max` bytes of it; those
+        count as written. Control and HIGH, then MEDIUM, then LOW; a frame partly taken is finished first."""

@@ -1,19 +1,20 @@
 """The protocol core of one connection: RFC 6455 duties above the frame header, lanes, window, rate.
 
-Sans-I/O: no clock, no socket, no JSON. Buffers: `_out` and `_window` belong to the session (PyMem) and live at
-most until end(). A carrier may write `_out_bytes` bytes from `_out` itself and then call sent(); any call that
-queues may move `_out`. `payload` and `body` arguments are only read during the call, save the parts of a
-fragmented message, which are kept as they are.
+Sans-I/O: no clock, no socket, no JSON. Buffers: `_outbox` and `_window` belong to the session (PyMem) and live at
+most until end(). A carrier may write the pieces of `_outbox` itself and then call sent(); any call that queues may
+move them. `payload` and `body` arguments are only read during the call, save the parts of a fragmented message,
+which are kept as they are.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from libc.stdint cimport uint64_t
-from libc.string cimport memcpy
 
+from gateway._fast.framing cimport close_code_may_arrive
+from gateway._fast.outbox cimport CLASS_FIRST, CLASS_LAST, CLASSES
+from gateway._fast.outbox cimport outbox_add, outbox_copy, outbox_free, outbox_sent
 from gateway._fast.utf8 cimport utf8_more, utf8_whole
-from gateway._fast.window cimport Written, window_add, window_clear, window_find, window_remove
+from gateway._fast.window cimport Written, window_clear, window_find, window_find_written, window_insert
+from gateway._fast.window cimport window_place, window_remove
 
 from notification import limits as _limits
 
@@ -27,9 +28,7 @@ cdef enum:
     OP_PONG = 0xA
     CONTROL_BYTES_MAX = 125  # RFC 6455 §5.5
     REASON_BYTES_MAX = 123  # a close frame's payload less its code
-    HEADER_BYTES_MAX = 10  # server to client: no mask
     PING_BYTES = 4
-    OUT_BYTES_MIN = 256
     # codes.ReceiptCode
     _WRITTEN = 0
     _FULL = 2
@@ -68,11 +67,8 @@ cdef:
     int _PONGS_UNSENT_MAX = _limits.CLIENT_PINGS_BURST_MAX
     bint _TEXT_ONLY = _limits.MESSAGES_TEXT_ONLY
     int _BAD_FRAMES_MAX = _limits.BAD_FRAMES_MAX
-
-
-cdef bint _code_may_arrive(int code) noexcept nogil:
-    """Codes a peer may put into a close frame: RFC 6455 §7.4.1, §7.4.2 and the IANA registry (1012-1014)."""
-    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+    Py_ssize_t _UNSENT_BYTES_MAX = _limits.WRITE_BUFFER_BYTES_MAX
+    Py_ssize_t _UNSENT_BYTES_LOW = _limits.WRITE_BUFFER_BYTES_MAX // 4
 
 
 @cython.no_gc  # holds text and bytes only, which make no cycles: 16 bytes less, and nothing to visit
@@ -93,7 +89,7 @@ cdef class Session:
             self._want[lane] = -1
 
     def __dealloc__(self):
-        PyMem_Free(self._out)
+        outbox_free(&self._outbox)
         window_clear(&self._window)
 
     def authenticate(
@@ -234,7 +230,7 @@ cdef class Session:
             self._violate(NORMAL[0], NORMAL[1])
             return 0
         code = data[0] << 8 | data[1] if count >= 2 else 0
-        if not _code_may_arrive(code):
+        if not close_code_may_arrive(code):
             self._violate(PROTOCOL_ERROR[0], PROTOCOL_ERROR[1])
         elif not utf8_whole(<const char*>data + 2, count - 2):
             self._violate(INVALID_TEXT[0], INVALID_TEXT[1])
@@ -243,43 +239,19 @@ cdef class Session:
         return 0
 
     # --- frames out ---------------------------------------------------------
-    cdef int _frame(self, int opcode, const char* payload, Py_ssize_t count) except -1:
-        """Append one unmasked frame, FIN set (RFC 6455 §5.2). `payload` is copied."""
-        cdef Py_ssize_t wanted = self._out_bytes + HEADER_BYTES_MAX + count
-        cdef Py_ssize_t capacity
-        cdef char* grown
-        cdef unsigned char* head
-        cdef int shift
-        if wanted > self._out_capacity:
-            capacity = max(self._out_capacity * 2, wanted, OUT_BYTES_MIN)
-            grown = <char*>PyMem_Realloc(self._out, capacity)
-            if grown == NULL:
-                raise MemoryError()
-            self._out = grown
-            self._out_capacity = capacity
-        head = <unsigned char*>self._out + self._out_bytes
-        head[0] = <unsigned char>(0x80 | opcode)
-        if count < 126:
-            head[1] = <unsigned char>count
-            head += 2
-        elif count < 65_536:
-            head[1] = 126
-            head[2] = <unsigned char>(count >> 8)
-            head[3] = <unsigned char>(count & 0xFF)
-            head += 4
-        else:
-            head[1] = 127
-            for shift in range(8):
-                head[2 + shift] = <unsigned char>((<uint64_t>count >> (56 - 8 * shift)) & 0xFF)
-            head += 10
-        memcpy(head, payload, count)
-        self._out_bytes = <char*>head + count - self._out
+    cdef int _frame(self, int opcode, const char* payload, Py_ssize_t count, int frame_class=CLASS_FIRST) except -1:
+        """Queue one unmasked frame, FIN set (RFC 6455 §5.2). `payload` is copied."""
+        self._out_bytes += outbox_add(&self._outbox, frame_class, opcode, payload, count)
+        self._frames[frame_class] += 1
         return 0
 
-    def send(self, bytes frame not None, bint binary=False):
+    def send(self, bytes frame not None, bint binary=False, bint last=False):
         """Queue a server frame outside lanes and window. Nothing after a close was queued."""
         if self.phase < PHASE_CLOSING:
-            self._frame(OP_BINARY if binary else OP_TEXT, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+            self._frame(
+                OP_BINARY if binary else OP_TEXT, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame),
+                CLASS_LAST if last else CLASS_FIRST,
+            )
 
     def ping(self, int64_t now_ms):
         """Queue a PING whose payload is its number; pong_due_ms() counts from now."""
@@ -319,14 +291,14 @@ cdef class Session:
         payload = code.to_bytes(2, "big")
         if reason:
             payload += reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore").encode()
-        self._frame(OP_CLOSE, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+        self._frame(OP_CLOSE, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), CLASS_LAST)
         self.close_code = code
         self.phase = PHASE_CLOSING
         return 0
 
     cpdef object close(self, int code, str reason):
         """Queue a close frame once; later calls do nothing. Phase CLOSING. `reason` is cut to 123 bytes."""
-        if not _code_may_arrive(code):
+        if not close_code_may_arrive(code):
             raise ValueError(f"{code} is not a close code that may be sent")
         self._violate(code, reason)
 
@@ -342,26 +314,49 @@ cdef class Session:
         """Bytes queued."""
         return self._out_bytes
 
-    def take(self):
-        """All queued frames as one bytes, a copy the caller owns; the queue is empty afterwards."""
-        cdef bytes out = PyBytes_FromStringAndSize(self._out, self._out_bytes)
-        self.sent()
+    def take(self, bytes_max=None):
+        """The queued frames in the order they have to leave, at most `bytes_max` bytes, which count as sent."""
+        cdef Py_ssize_t count = self._out_bytes if bytes_max is None else min(self._out_bytes, bytes_max)
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, count)
+        outbox_copy(self._outbox, PyBytes_AS_STRING(out), count)
+        self.sent(count)
         return out
 
-    cdef void sent(self) noexcept:
-        """What was queued is on its way, our close frame included."""
-        self.discard()
-        if self.phase == PHASE_CLOSING:
+    cdef void sent(self, Py_ssize_t count) noexcept:
+        """The first `count` bytes of what was queued are on their way."""
+        if count:
+            outbox_sent(&self._outbox, count)
+            self._out_bytes -= count
+        if self._outbox == NULL or self._outbox.queues[CLASS_FIRST].waiting == 0:
+            self._pongs_unsent = 0
+        if self._out_bytes == 0 and self.phase == PHASE_CLOSING:
             self.close_sent = True
             if self.close_received:
                 self.phase = PHASE_CLOSED
 
+    cdef bint held(self) except -1:
+        """The socket is full. Above the high-water mark lanes wait in the log; True: even so it became too much."""
+        if self.phase >= PHASE_CLOSING or self._out_bytes <= _UNSENT_BYTES_MAX:
+            return False
+        if not self.blocked:
+            self.blocked = True
+            self._outbox.bytes_max = self._out_bytes + _UNSENT_BYTES_MAX
+        elif self._out_bytes > self._outbox.bytes_max:
+            self._violate(TOO_SLOW[0], TOO_SLOW[1])  # never sent: tells the policy why
+            return True
+        return False
+
+    cdef bint relieved(self) noexcept:
+        """The socket took some: True when that ended blocking."""
+        if not self.blocked or self._out_bytes > _UNSENT_BYTES_LOW:
+            return False
+        self.blocked = False
+        return True
+
     cdef void discard(self) noexcept:
-        """Empty the queue and free it: an idle connection keeps no buffer."""
-        PyMem_Free(self._out)
-        self._out = NULL
-        self._out_bytes = self._out_capacity = 0
-        self._pongs_unsent = 0
+        """Empty the queue and free it."""
+        outbox_free(&self._outbox)
+        self._out_bytes = self._pongs_unsent = 0
 
     # --- lanes and window ---------------------------------------------------
     cdef int _lane(self, int lane) except -1:
@@ -369,11 +364,23 @@ cdef class Session:
             raise ValueError(f"lane must be 0 to {LANES - 1}")
         return lane
 
-    cdef int _write_item(self, const char* body, Py_ssize_t count) except -1:
-        """Queue a notification; its ack will cost no rate budget."""
-        self._frame(OP_TEXT, body, count)
+    cdef int _write_item(self, int lane, const char* body, Py_ssize_t count) except -1:
+        """Queue a notification in its lane's class; its ack will cost no rate budget."""
+        self._frame(OP_TEXT, body, count, lane % CLASSES)
         self._ack_credit = min(self._ack_credit + 1, _UNACKED_COUNT_MAX)
         return 0
+
+    cdef int _write_new(
+        self, int lane, int64_t seq, const char* ident, const char* body, Py_ssize_t count,
+    ) except -1:
+        """... and note it in the window, where its frame will be on the wire."""
+        cdef int index = window_place(&self._window, lane, self._outbox, self._frames)
+        window_insert(&self._window, index, lane, seq, ident, self._frames[lane % CLASSES])
+        return self._write_item(lane, body, count)
+
+    cdef int find_written(self, const char* ident) noexcept:
+        """Index of a 16-byte id in the window; -1 if it is absent, or waits in the queue still."""
+        return window_find_written(&self._window, ident, self._outbox, self._frames)
 
     def offer(
         self, int lane, int64_t seq, int64_t prev, bytes ident not None, bytes body not None, bint retry=False,
@@ -397,19 +404,17 @@ cdef class Session:
             # While blocked the first copy has not even left the socket's buffer.
             if self.blocked:
                 return _WRITTEN
-            if window_find(&self._window, ident) >= 0:
-                self._write_item(body, count)
-            elif retry and self._free() > 0:
+            if self.find_written(ident) >= 0:
+                self._write_item(lane, body, count)
+            elif retry and self._free() > 0 and window_find(&self._window, ident) < 0:
                 # The client's cursor says that it has this one, but no ack of it has arrived: ask again.
-                window_add(&self._window, lane, seq, ident)
-                self._write_item(body, count)
+                self._write_new(lane, seq, ident, body, count)
             return _WRITTEN
         if (
             self.phase == PHASE_LIVE and self._at[lane] >= prev and self._at[lane] >= 0
             and self._want[lane] <= self._at[lane] and self._free() > 0
         ):
-            window_add(&self._window, lane, seq, ident)
-            self._write_item(body, count)
+            self._write_new(lane, seq, ident, body, count)
             self._at[lane] = seq
             return _WRITTEN
         self._want[lane] = max(self._want[lane], seq)
@@ -426,8 +431,7 @@ cdef class Session:
             return True
         if self._free() == 0:
             return False
-        window_add(&self._window, lane, seq, PyBytes_AS_STRING(ident))
-        self._write_item(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        self._write_new(lane, seq, PyBytes_AS_STRING(ident), PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
         self._at[lane] = seq
         return True
 
@@ -457,12 +461,12 @@ cdef class Session:
         return found
 
     def ack_upto(self, bytes ident not None):
-        """[(id, lane, seq)] written up to and with `ident`, in write order; None if it is not unacked."""
+        """[(id, lane, seq)] written up to and with `ident`, in wire order; None: not written, or acked."""
         if PyBytes_GET_SIZE(ident) != 16:
             return None
         cdef int i
         cdef Written* one
-        cdef int last = window_find(&self._window, PyBytes_AS_STRING(ident))
+        cdef int last = self.find_written(PyBytes_AS_STRING(ident))
         if last < 0:
             return None
         found = []

@@ -52,7 +52,7 @@ cdef struct Slot:
     uint8_t state
     uint8_t queue
     uint8_t refusal  # RefusalName: what the request will be answered, known before it came
-    uint8_t paused  # the outbox went above its bound and is not below the low mark yet
+    uint8_t full  # SLOT_OPEN: the socket did not take all that the session had
 
 cdef struct Queue:
     int32_t first
@@ -138,7 +138,7 @@ cdef inline Slot* slot_take(Table* self, int fd, int64_t now_ms) noexcept nogil:
     slot.state = SLOT_HEAD
     slot.queue = QUEUE_NONE
     slot.refusal = REFUSAL_NONE
-    slot.paused = False
+    slot.full = False
     return slot
 
 

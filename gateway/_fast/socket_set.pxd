@@ -37,7 +37,6 @@ cdef class SocketSet:
     cdef int _read_door(self, Slot* slot, Py_ssize_t checked, Py_ssize_t count) except -1
     cdef int _forget(self, Slot* slot) except -1
     cdef int _read_open(self, Slot* slot, Py_ssize_t count) except -1
-    cdef int _filled(self, Slot* slot) except -1
     cdef int _drained(self, Slot* slot) except -1
     cdef int _disown(self, Slot* slot) except -1
     cpdef object _reap(self)

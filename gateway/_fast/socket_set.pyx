@@ -5,8 +5,8 @@ number of events and returns, and NATS, Redis and timers have theirs. The set is
 is reported again in the next one, in a fair order.
 
 An accepted socket is a Slot (slots.pxd) and nothing else: no transport, no timer, no buffer of its own. All read
-into one buffer; a part of a head or frame is kept only while it is a part; an outbox exists only while the socket
-is full; deadlines are two queues in which all wait equally long.
+into one buffer; a part of a head or frame is kept only while it is a part; a slot's outbox exists only while the
+socket is full and nobody owns it; deadlines are two queues in which all wait equally long.
 
 Ownership: `_buffer` holds what one recv() brought and is used up before the next; the engine's upgrade() may
 overwrite it, which a turn calls only when it is done with the head. After any call into the doorkeeper or the
@@ -222,8 +222,11 @@ cdef class SocketSet:
     cdef int _event(self, Slot* slot, unsigned int events) except -1:
         cdef uint32_t generation = slot.generation
         try:
-            if events & sockets.EPOLLOUT and slot.outbox != NULL:
-                self._writable(slot)
+            if events & sockets.EPOLLOUT:
+                if slot.outbox != NULL:
+                    self._writable(slot)
+                elif slot.full:
+                    self._drained(slot)
             if slot.generation != generation:
                 return 0
             if slot.state == SLOT_JUDGED:
@@ -275,8 +278,6 @@ cdef class SocketSet:
         if not buffer_append(&slot.outbox, data + sent, count - sent):
             raise MemoryError()
         self._watch(slot)
-        if slot.state == SLOT_OPEN:
-            self._filled(slot)
         return True
 
     cdef int _writable(self, Slot* slot) except -1:
@@ -294,15 +295,15 @@ cdef class SocketSet:
             self._watch(slot)
             if slot.state == SLOT_ENDING:
                 sockets.shutdown(slot.fd, sockets.SHUT_WR)
-        if slot.state == SLOT_OPEN:
-            self._drained(slot)
+            elif slot.state == SLOT_OPEN:
+                self._drained(slot)
         return 0
 
     cdef int _watch(self, Slot* slot) except -1:
         """Let epoll watch what the slot waits for."""
         cdef sockets.epoll_event event
         cdef uint32_t interest = 0 if slot.state == SLOT_JUDGED else sockets.EPOLLIN
-        if slot.outbox != NULL:
+        if slot.outbox != NULL or slot.full:
             interest |= sockets.EPOLLOUT
         if interest != slot.interest:
             event.events = slot.interest = interest
@@ -316,6 +317,7 @@ cdef class SocketSet:
         """All is said: FIN behind the last bytes. A close now, with input unread, would reset them away."""
         self._disown(slot)
         slot.state = SLOT_ENDING
+        slot.full = False
         buffer_set(&slot.kept, NULL, 0)
         if slot.outbox == NULL:
             sockets.shutdown(slot.fd, sockets.SHUT_WR)
@@ -351,12 +353,8 @@ cdef class SocketSet:
         """`count` bytes of an open socket lie in the buffer."""
         return 0
 
-    cdef int _filled(self, Slot* slot) except -1:
-        """The outbox of an open socket grew."""
-        return 0
-
     cdef int _drained(self, Slot* slot) except -1:
-        """The outbox of an open socket shrank, or is gone."""
+        """An open socket that was full takes bytes again."""
         return 0
 
     cdef int _disown(self, Slot* slot) except -1:

@@ -1,7 +1,9 @@
 """The system calls of the engine: Linux's epoll, accept4, and plain sockets. Inline C for socket_set.pyx."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.uio cimport iovec
 
 cdef extern from "<errno.h>" nogil:
     int errno
@@ -36,6 +38,10 @@ cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int fd, int how)
     Py_ssize_t recv(int fd, void* buffer, size_t count, int flags)
     Py_ssize_t send(int fd, const void* buffer, size_t count, int flags)
+    cdef struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    Py_ssize_t sendmsg(int fd, const msghdr* message, int flags)
 
 cdef extern from "<netinet/in.h>" nogil:
     cdef struct in_addr:
@@ -61,6 +67,17 @@ cdef inline int64_t monotonic_ms() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <int64_t>now.tv_sec * 1_000 + now.tv_nsec // 1_000_000
+
+
+cdef inline Py_ssize_t send_pieces(int fd, iovec* pieces, int count) noexcept nogil:
+    """Send what the socket takes at once, as send() does."""
+    cdef msghdr message
+    if count == 1:
+        return send(fd, pieces[0].iov_base, pieces[0].iov_len, MSG_NOSIGNAL)
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = pieces
+    message.msg_iovlen = count
+    return sendmsg(fd, &message, MSG_NOSIGNAL)
 
 
 cdef inline void reset_on_close(int fd) noexcept nogil:

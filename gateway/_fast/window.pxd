@@ -1,12 +1,14 @@
-"""What one connection was written and has not acked, in write order. Inline C for session.pyx.
+"""What one connection was written and has not acked, in the order of the wire. Inline C for session.pyx.
 
 `entries` is PyMem owned by the Window: NULL until the first write, grown by doubling (its user bounds `count`),
 freed by window_clear(), and by the removal of the last entry if it had grown: an idle connection stays small.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memmove
+
+from gateway._fast.outbox cimport CLASSES, Outbox
 
 cdef enum:
     ENTRIES_MIN = 8
@@ -15,6 +17,7 @@ cdef struct Written:
     uint8_t ident[16]
     int64_t seq
     int lane
+    uint32_t frame  # its number among the frames of its class, from 0, as the session counts them
 
 cdef struct Window:
     Written* entries
@@ -37,8 +40,10 @@ cdef inline int window_find(Window* self, const char* ident) noexcept:
     return -1
 
 
-cdef inline int window_add(Window* self, int lane, int64_t seq, const char* ident) except -1:
-    """Append a copy. MemoryError leaves the window as it was."""
+cdef inline int window_insert(
+    Window* self, int index, int lane, int64_t seq, const char* ident, uint32_t frame,
+) except -1:
+    """Put a copy before entry `index`, at most `count`. MemoryError leaves the window as it was."""
     cdef int capacity
     cdef Written* grown
     if self.count == self.capacity:
@@ -48,11 +53,39 @@ cdef inline int window_add(Window* self, int lane, int64_t seq, const char* iden
             raise MemoryError()
         self.entries = grown
         self.capacity = capacity
-    memcpy(self.entries[self.count].ident, ident, 16)
-    self.entries[self.count].lane = lane
-    self.entries[self.count].seq = seq
+    memmove(self.entries + index + 1, self.entries + index, (self.count - index) * sizeof(Written))
+    memcpy(self.entries[index].ident, ident, 16)
+    self.entries[index].lane = lane
+    self.entries[index].seq = seq
+    self.entries[index].frame = frame
     self.count += 1
     return 0
+
+
+cdef inline bint window_waits(Window* self, int index, Outbox* box, const uint32_t* frames) noexcept:
+    """Is nothing of an entry on the wire yet? `frames`: how many were ever put into the outbox, per class."""
+    cdef int frame_class = self.entries[index].lane % CLASSES
+    cdef uint32_t later = frames[frame_class] - 1 - self.entries[index].frame  # put there behind it
+    return box != NULL and later < box.queues[frame_class].waiting
+
+
+cdef inline int window_find_written(
+    Window* self, const char* ident, Outbox* box, const uint32_t* frames,
+) noexcept:
+    """window_find(), but -1 also for what waits still."""
+    cdef int index = window_find(self, ident)
+    return -1 if index >= 0 and window_waits(self, index, box, frames) else index
+
+
+cdef inline int window_place(Window* self, int lane, Outbox* box, const uint32_t* frames) noexcept:
+    """Where an item of this lane that is queued now will be on the wire: before what it overtakes."""
+    cdef int index = self.count
+    while (
+        index > 0 and self.entries[index - 1].lane % CLASSES > lane % CLASSES
+        and window_waits(self, index - 1, box, frames)
+    ):
+        index -= 1
+    return index
 
 
 cdef inline void window_remove(Window* self, int first, int count) noexcept:

@@ -39,7 +39,7 @@ class Router:
             return ReceiptCode.EXPIRED
         if item.kind == CONTROL:
             for connection in filter(self._welcomed, takers):
-                self._queue(connection, connection.session.send, item.body)
+                self._queue(connection, connection.session.send, item.body, False, True)
             return ReceiptCode.WRITTEN
         if item.lane >= LANE_COUNT or max(item.seq, item.prev) >= 1 << 63:
             self._refused += 1

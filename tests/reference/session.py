@@ -44,9 +44,10 @@ class Session:
         self.phase = AWAIT_AUTH
         self.close_code = 0
         self.close_sent = self.close_received = self.blocked = self.binary = False
-        self._out: list[bytes] = []
+        self._queues: list[list[bytearray]] = [[], [], []]  # whole frames: control and HIGH, MEDIUM, LOW
+        self._started = b""  # the rest of a frame that is partly taken
         self._pongs = 0
-        self._window: list[tuple[bytes, int, int]] = []
+        self._window: list[tuple[bytes, int, int, bytearray]] = []  # with the frame: a bytearray is itself only
         self._at = [-1] * LANE_COUNT
         self._want = [-1] * LANE_COUNT
         self._parts: list[bytes] | None = None
@@ -164,7 +165,7 @@ class Session:
             self._close(code, "")
 
     # --- frames out ---------------------------------------------------------
-    def _frame(self, opcode: int, payload: bytes) -> None:
+    def _frame(self, opcode: int, payload: bytes, frame_class: int = 0) -> bytearray:
         first, count = 0x80 | opcode, len(payload)
         if count < 126:
             head = struct.pack("!BB", first, count)
@@ -172,11 +173,13 @@ class Session:
             head = struct.pack("!BBH", first, 126, count)
         else:
             head = struct.pack("!BBQ", first, 127, count)
-        self._out.append(head + payload)
+        frame = bytearray(head + payload)
+        self._queues[frame_class].append(frame)
+        return frame
 
-    def send(self, frame: bytes, binary: bool = False) -> None:
+    def send(self, frame: bytes, binary: bool = False, last: bool = False) -> None:
         if self.phase < CLOSING:
-            self._frame(_BINARY if binary else _TEXT, frame)
+            self._frame(_BINARY if binary else _TEXT, frame, 2 if last else 0)
 
     def ping(self, now_ms: int) -> None:
         if self.phase >= CLOSING:
@@ -211,7 +214,7 @@ class Session:
         if self.phase >= CLOSING:
             return
         cut = reason.encode()[:123].decode(errors="ignore").encode()
-        self._frame(_CLOSE, struct.pack("!H", code) + cut)
+        self._frame(_CLOSE, struct.pack("!H", code) + cut, 2)
         self.close_code = code
         self.phase = CLOSING
 
@@ -222,20 +225,31 @@ class Session:
 
     def end(self) -> None:
         self.phase = CLOSED
-        self._out, self._window, self._parts = [], [], None
+        self._queues, self._started, self._window, self._parts = [[], [], []], b"", [], None
         self._pongs = self._due_ms = 0
 
     def pending(self) -> int:
-        return sum(map(len, self._out))
+        return len(self._started) + sum(len(frame) for queue in self._queues for frame in queue)
 
-    def take(self) -> bytes:
-        out = b"".join(self._out)
-        self._out, self._pongs = [], 0
-        if self.phase == CLOSING:
+    def take(self, bytes_max: int | None = None) -> bytes:
+        room = self.pending() if bytes_max is None else min(self.pending(), bytes_max)
+        out = bytearray()
+        while len(out) < room:
+            if not self._started:
+                self._started = bytes(next(queue for queue in self._queues if queue).pop(0))
+            part = self._started[: room - len(out)]
+            out += part
+            self._started = self._started[len(part) :]
+        if not self._queues[0]:
+            self._pongs = 0
+        if self.phase == CLOSING and not self.pending():
             self.close_sent = True
             if self.close_received:
                 self.phase = CLOSED
-        return out
+        return bytes(out)
+
+    def _waits(self, frame: bytearray) -> bool:
+        return any(frame is one for queue in self._queues for one in queue)
 
     # --- lanes and window ---------------------------------------------------
     def _check(self, lane: int, ident: bytes = bytes(16)) -> None:
@@ -244,9 +258,18 @@ class Session:
         if len(ident) != 16:
             raise ValueError("ident must be 16 bytes")
 
-    def _put(self, body: bytes) -> None:
-        self._frame(_TEXT, body)
+    def _put(self, lane: int, body: bytes) -> bytearray:
         self._ack_credit = min(self._ack_credit + 1, limits.UNACKED_PER_CONNECTION_MAX)
+        return self._frame(_TEXT, body, lane % 3)
+
+    def _put_new(self, lane: int, seq: int, ident: bytes, body: bytes) -> None:
+        """Note it before what it overtakes: frames of a lower class of which nothing was taken."""
+        overtaken = [
+            index for index, (_, other, _, frame) in enumerate(self._window)
+            if other % 3 > lane % 3 and self._waits(frame)
+        ]  # fmt: skip
+        index = overtaken[0] if overtaken else len(self._window)
+        self._window.insert(index, (ident, lane, seq, self._put(lane, body)))
 
     def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes, retry: bool = False) -> int:
         self._check(lane, ident)
@@ -256,16 +279,16 @@ class Session:
         if seq <= at:
             if self.blocked:
                 return WRITTEN
-            if any(one[0] == ident for one in self._window):
-                self._put(body)
+            known = next((one for one in self._window if one[0] == ident), None)
+            if known is not None:
+                if not self._waits(known[3]):
+                    self._put(lane, body)
             elif retry and self.window_free():
-                self._window.append((ident, lane, seq))
-                self._put(body)
+                self._put_new(lane, seq, ident, body)
             return WRITTEN
         in_order = at >= 0 and prev <= at and self._want[lane] <= at
         if self.phase == LIVE and in_order and self.window_free():
-            self._window.append((ident, lane, seq))
-            self._put(body)
+            self._put_new(lane, seq, ident, body)
             self._at[lane] = seq
             return WRITTEN
         self._want[lane] = max(self._want[lane], seq)
@@ -279,8 +302,7 @@ class Session:
             return True
         if not self.window_free():
             return False
-        self._window.append((ident, lane, seq))
-        self._put(body)
+        self._put_new(lane, seq, ident, body)
         self._at[lane] = seq
         return True
 
@@ -297,17 +319,19 @@ class Session:
             self.phase = LIVE
 
     def ack(self, ident: bytes) -> tuple[int, int] | None:
-        for index, (one, lane, seq) in enumerate(self._window):
+        for index, (one, lane, seq, _) in enumerate(self._window):
             if one == ident:
                 del self._window[index]
                 return lane, seq
         return None
 
     def ack_upto(self, ident: bytes) -> list[tuple[bytes, int, int]] | None:
-        for index, one in enumerate(self._window):
-            if one[0] == ident:
+        for index, (one, _, _, frame) in enumerate(self._window):
+            if one == ident:
+                if self._waits(frame):
+                    return None
                 found, self._window = self._window[: index + 1], self._window[index + 1 :]
-                return found
+                return [entry[:3] for entry in found]
         return None
 
     def at(self) -> list[int]:

@@ -1,5 +1,6 @@
 """The listening socket: shared among our processes, never with strangers."""
 
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -7,6 +8,7 @@ import pytest
 
 from gateway.listener import bind, check_free
 from notification.errors import SettingsError
+from notification.limits import WRITE_BUFFER_BYTES_MAX
 
 HOST = "127.0.0.1"
 
@@ -47,3 +49,20 @@ def test_a_port_that_was_just_left_is_free() -> None:
         port = sock.getsockname()[1]
         sock.listen()
     check_free(HOST, port)
+
+
+def test_little_waits_in_the_kernel_for_who_does_not_read() -> None:
+    """What the kernel holds nothing can overtake; by default it takes megabytes."""
+    with bind(HOST, 0) as sock, socket.socket() as client:
+        sock.setblocking(True)
+        sock.listen()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(sock.getsockname())
+        accepted = sock.accept()[0]
+        with accepted:
+            accepted.setblocking(False)
+            taken = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    taken += accepted.send(b"x" * 16_384)
+        assert WRITE_BUFFER_BYTES_MAX <= taken <= 4 * WRITE_BUFFER_BYTES_MAX

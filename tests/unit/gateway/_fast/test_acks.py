@@ -30,6 +30,7 @@ def session(*numbers: int) -> Any:
     made = live(sessions)
     for seq, number in enumerate(numbers, 1):
         assert made.offer(LANE, seq, seq - 1, ident(number), b"{}") == sessions.WRITTEN
+    made.take()
     return made
 
 

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from gateway._fast.carrier import Connection
 from gateway._fast.session import CLOSED, CLOSING
 from notification import limits
-from notification.codes import Closes
+from notification.codes import Closes, Lane
 from tests.unit.gateway._fast.carriers import TIMEOUT_S, Recorder, client, masked, raw, serving
 from tests.unit.gateway._fast.sessions import CLOSE, PONG, TEXT, frames, ident
 
@@ -219,9 +219,10 @@ async def test_a_slow_reader_waits_in_the_log_and_catches_up(recorder: Recorder,
         session = connection.session
         assert (session.blocked, session.window_free()) == (True, 0)
         assert session.offer(0, count + 1, count, ident(count + 1), b"later") == 2
+        waiting = session.pending()
         session.send(b"control")
         connection.flush()
-        assert session.pending() == 2 + len(b"control")
+        assert session.pending() == waiting + 2 + len(b"control")
         data = await peer.read(count * (10 + 60_000 - 6) + 2 + len(b"control"))
         await recorder.until(lambda: recorder.writable_count)
         assert [len(payload) for _, payload in frames(data)] == [60_000] * count + [len(b"control")]
@@ -246,13 +247,44 @@ async def test_a_reader_that_never_reads_is_dropped(recorder: Recorder, port: in
         assert await recorder.ended() == (False, Closes.TOO_SLOW.code)
 
 
-async def test_a_close_does_not_wait_for_a_slow_reader(recorder: Recorder, port: int) -> None:
+async def test_high_overtakes_what_a_full_socket_did_not_take(recorder: Recorder, port: int) -> None:
+    """And an ack up to it acknowledges what came before it on the wire, no more."""
+    async with raw(port) as peer:
+        await recorder.until(lambda: recorder.connections)
+        connection, number, data = recorder.connections[0], 0, b""
+        session = connection.session
+
+        def low(size: int) -> None:
+            nonlocal number
+            number += 1
+            assert session.offer(Lane.DIRECT_LOW, number, number - 1, ident(number), b"L" * size) == 0
+            connection.flush()
+
+        session.set_at(Lane.DIRECT_LOW, 0)
+        while session.pending() == 0:
+            low(60_000)
+        for _ in range(5):
+            low(100)
+        assert session.offer(Lane.DIRECT_HIGH, 1, 0, ident(1_000), b"HIGH") == 0
+        connection.flush()
+        data = await peer.read((number - 5) * 60_004 + 5 * 102 + 2 + 4)
+        heard = [payload for _, payload in frames(data)]
+        at = heard.index(b"HIGH")
+        assert number - 6 <= at <= number - 5  # at most one frame was on the wire in part
+        assert [len(payload) for payload in heard[-5:]] == [100] * 5
+        found = session.ack_upto(ident(1_000))
+        assert found is not None
+        assert [one[0] for one in found] == [*map(ident, range(1, at + 1)), ident(1_000)]
+        assert session.unacked() == number - at
+
+
+async def test_a_close_waits_behind_what_a_slow_reader_has_not_taken(recorder: Recorder, port: int) -> None:
     async with raw(port) as peer:
         await recorder.until(lambda: recorder.connections)
         connection = recorder.connections[0]
         count = congest(connection)
         connection.close(*Closes.DRAIN[:2])
-        assert connection.session.close_sent is True
+        assert (connection.is_open(), connection.session.phase) == (False, CLOSING)
         data = await peer.read(count * 60_004 + 2 + 2 + len(Closes.DRAIN.reason))
         assert list(frames(data))[-1] == (CLOSE, b"\x03\xf4" + Closes.DRAIN.reason.encode())
         await peer.send(masked(CLOSE, b"\x03\xf4"))

@@ -9,17 +9,12 @@ from multidict import CIMultiDict
 from gateway._fast import connection as extension
 from gateway._fast.connection import Connection
 from gateway._fast.peers import Peers
-from notification.codes import Closes
 from tests.unit.gateway._fast.carriers import Recorder, client, picows_serving
 from tests.unit.gateway._fast.extensions import is_extension
 
 
 def test_the_extension_is_compiled() -> None:
     assert is_extension(extension)
-
-
-def test_constants_are_those_of_the_contract() -> None:
-    assert Closes.TOO_SLOW[:2] == extension.TOO_SLOW
 
 
 async def test_the_upgrade_request_is_not_kept() -> None:

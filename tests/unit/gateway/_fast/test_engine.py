@@ -47,7 +47,6 @@ def test_the_extension_is_compiled() -> None:
 
 
 def test_constants_are_those_of_the_contract() -> None:
-    assert Closes.TOO_SLOW[:2] == extension.TOO_SLOW
     assert Closes.INTERNAL[:2] == extension.INTERNAL
     assert (Refusals.MALFORMED.status, Refusals.TOO_MANY.status) == (doors.MALFORMED, doors.TOO_MANY)
 
@@ -282,6 +281,31 @@ async def test_the_loop_has_its_turn_in_a_storm() -> None:
             await asyncio.sleep(0.001)
             late.append(time.monotonic() - started)
         assert max(late) < 0.2
+        for sock in peers:
+            sock.close()
+
+
+async def test_a_turn_takes_a_bounded_number_of_events() -> None:
+    """What it leaves is taken by the next one; between them the loop has its turn."""
+    recorder = Recorder()
+    recorder.answer = lambda connection, text: None
+    count = limits.ENGINE_EVENTS_COUNT_MAX + 10
+    async with engine_serving(recorder) as (engine, port):
+        peers = []
+        for _ in range(count):
+            peers.append(socket.create_connection(("127.0.0.1", port)))
+            peers[-1].sendall(HEAD)
+        await recorder.until(lambda: len(recorder.connections) == count)
+        for sock in peers:
+            sock.sendall(masked(TEXT, b"x"))  # loopback: it is readable when this returns
+        deadline, turns = time.monotonic() + 10, 0
+        while len(recorder.texts) < count:
+            before = len(recorder.texts)
+            engine.turn()
+            turns += 1
+            assert len(recorder.texts) - before <= limits.ENGINE_EVENTS_COUNT_MAX
+            assert time.monotonic() < deadline
+        assert turns >= 2
         for sock in peers:
             sock.close()
 

@@ -147,6 +147,94 @@ class TestLanes:
 
 
 @both(extension, twin)
+class TestOrderOfTheWire:
+    """HIGH overtakes what is not on the wire yet, and the window knows."""
+
+    HIGH, MEDIUM, LOW = Lane.DIRECT_HIGH, Lane.DIRECT_MEDIUM, Lane.AUDIENCE_LOW
+
+    def queued(self, module: Any) -> Any:
+        """LOW 1 and 2, MEDIUM 3, HIGH 4 and a control frame, offered in this order."""
+        session = live(module)
+        for lane, seq, number in ((self.LOW, 1, 1), (self.LOW, 2, 2), (self.MEDIUM, 1, 3), (self.HIGH, 1, 4)):
+            assert session.offer(lane, seq, seq - 1, ident(number), b"<%d>" % number) == module.WRITTEN
+        session.send(b"control")
+        return session
+
+    def test_by_class(self, module: Any) -> None:
+        session = self.queued(module)
+        heard = [payload for _, payload in frames(session.take())]
+        assert heard == [b"<4>", b"control", b"<3>", b"<1>", b"<2>"]
+        assert [one[0] for one in session.ack_upto(ident(1))] == [ident(4), ident(3), ident(1)]
+        assert session.unacked() == 1
+
+    def test_a_frame_partly_on_the_wire_is_finished_first(self, module: Any) -> None:
+        session = live(module)
+        session.offer(self.LOW, 1, 0, ident(1), b"<1>")
+        session.offer(self.LOW, 2, 1, ident(2), b"<2>")
+        taken = session.take(1)
+        session.offer(self.HIGH, 1, 0, ident(3), b"<3>")
+        session.offer(self.HIGH, 2, 1, ident(4), b"<4>")
+        taken += session.take(8)  # the rest of 1, and a part of 3
+        session.offer(self.MEDIUM, 1, 0, ident(5), b"<5>")
+        taken += session.take(1)
+        assert session.ack_upto(ident(4)) is None
+        assert [one[0] for one in session.ack_upto(ident(3))] == [ident(1), ident(3)]
+        session.send(b"control")
+        taken += session.take()
+        heard = [payload for _, payload in frames(taken)]
+        assert heard == [b"<1>", b"<3>", b"<4>", b"control", b"<5>", b"<2>"]
+        assert [one[0] for one in session.ack_upto(ident(2))] == [ident(4), ident(5), ident(2)]
+
+    def test_nothing_overtakes_what_was_written(self, module: Any) -> None:
+        session = self.queued(module)
+        session.take()
+        session.offer(self.HIGH, 2, 1, ident(9), b"<9>")
+        session.take()
+        assert [one[0] for one in session.ack_upto(ident(2))] == [ident(4), ident(3), ident(1), ident(2)]
+        assert [one[0] for one in session.ack_upto(ident(9))] == [ident(9)]
+
+    def test_last_is_behind_everything(self, module: Any) -> None:
+        session = self.queued(module)
+        session.send(b"resumed", last=True)
+        session.offer(self.LOW, 3, 2, ident(5), b"<5>")
+        session.offer(self.HIGH, 2, 1, ident(6), b"<6>")
+        session.close(1012, "")
+        assert [payload for _, payload in frames(session.take())] == [
+            b"<4>", b"control", b"<6>", b"<3>", b"<1>", b"<2>", b"resumed", b"<5>", struct.pack("!H", 1012),
+        ]  # fmt: skip
+
+    def test_a_copy_does_not_overtake_what_waits(self, module: Any) -> None:
+        session = self.queued(module)
+        assert session.offer(self.LOW, 2, 1, ident(2), b"<2 again>", True) == module.WRITTEN
+        assert b"again" not in session.take()
+        assert session.offer(self.LOW, 2, 1, ident(2), b"<2 again>", True) == module.WRITTEN
+        assert b"again" in session.take()
+
+    def test_an_ack_of_what_waits_frees_its_place(self, module: Any) -> None:
+        """The device had it before, on another connection."""
+        session = self.queued(module)
+        assert session.ack(ident(1)) == (self.LOW, 1)
+        session.offer(self.HIGH, 2, 1, ident(6), b"<6>")
+        session.take()
+        found = session.ack_upto(ident(2))
+        assert [one[0] for one in found] == [ident(4), ident(6), ident(3), ident(2)]
+
+    def test_our_close_is_sent_when_its_last_byte_is(self, module: Any) -> None:
+        session = self.queued(module)
+        session.close(1012, "")
+        session.take(session.pending() - 1)
+        assert (session.close_sent, session.pending()) == (False, 1)
+        session.take()
+        assert session.close_sent is True
+
+    def test_pongs_leave_first_and_count_until_they_do(self, module: Any) -> None:
+        session = self.queued(module)
+        session.feed(PING, True, 0, b"!", 0)
+        taken = session.take(5 + 9 + 3)
+        assert list(frames(taken))[-1] == (PONG, b"!")
+
+
+@both(extension, twin)
 class TestAcks:
     def test_only_what_was_written_here_and_once(self, module: Any) -> None:
         session = live(module)
@@ -165,6 +253,8 @@ class TestAcks:
         session.offer(LANE, 3, 2, ident(4), b"")
         session.ack(ident(1))
         assert session.ack_upto(ident(99)) is None
+        assert session.ack_upto(ident(3)) is None  # nothing is written yet
+        session.take()
         assert session.ack_upto(ident(3)) == [(ident(2), Lane.DIRECT_HIGH, 1), (ident(3), LANE, 2)]
         assert session.ack_upto(ident(3)) is None
         assert session.ack_upto(ident(4)) == [(ident(4), LANE, 3)]
@@ -208,6 +298,7 @@ _STEPS = st.one_of(
     st.tuples(st.just("send"), st.binary(max_size=140)),
     st.tuples(st.just("ping"), st.just("now")),
     st.tuples(st.just("close"), st.sampled_from([1000, 1012, 4401, 1005]), st.text(max_size=90)),
+    st.tuples(st.just("take"), st.integers(0, 300)),
     st.sampled_from([("take",), ("take",), ("begin_live",), ("bad_frame",), ("end",), ("block",)]),
     st.tuples(st.just("wait"), st.sampled_from([0, 1, 7, 60, 900, 11_000, -5])),
 )
@@ -240,17 +331,55 @@ def state(session: Any) -> tuple[Any, ...]:
 def test_extension_and_twin_agree(started: bool, steps: list[tuple[Any, ...]]) -> None:
     """Same answers, same state, same bytes after every step; and what is queued is always whole frames."""
     ours, theirs = (live(module) if started else module.Session(0) for module in (extension, twin))
-    now_ms = 0
+    now_ms, written = 0, b""
     for name, *arguments in steps:
         if name == "wait":
             now_ms += arguments[0]
             continue
-        assert step(ours, now_ms, name, *arguments) == step(theirs, now_ms, name, *arguments)
+        outcome = step(ours, now_ms, name, *arguments)
+        assert outcome == step(theirs, now_ms, name, *arguments)
         assert state(ours) == state(theirs)
-    written = ours.take()
-    assert written == theirs.take()
+        if name == "take":
+            written += outcome
+        elif name == "end":
+            written = b""  # what was taken may end within a frame
+    last = ours.take()
+    assert last == theirs.take()
+    written += last
     assert list(frames(written)) is not None
     assert state(ours) == state(theirs)
+
+
+_OFFERS = st.tuples(st.just("offer"), st.integers(0, LANE_COUNT - 1), st.integers(0, 40))
+_TAKES = st.tuples(st.just("take"), st.integers(0, 60), st.just(0))
+_ACKED = st.tuples(st.just("ack"), st.integers(0, 40), st.just(0))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(_OFFERS, _TAKES, _OFFERS, _ACKED), max_size=80))
+def test_upto_means_what_was_on_the_wire_before(steps: list[tuple[str, int, int]]) -> None:
+    """However writes, partial sends and acks mix, each lane is a prefix and upto takes exactly the wire's order."""
+    session = live(extension)
+    heads, lane_of, acked, data = [0] * LANE_COUNT, {}, set(), b""
+    for name, value, size in steps:
+        if name == "take":
+            data += session.take(value)
+        elif name == "ack":
+            if session.ack(ident(value)) is not None:
+                acked.add(value)
+        else:
+            heads[value] += 1
+            number = len(lane_of) + 1
+            lane_of[number] = value
+            session.offer(value, heads[value], heads[value] - 1, ident(number), b"%d;%b" % (number, b"x" * size))
+    data += session.take()
+    wire = [int(payload.split(b";")[0]) for _, payload in frames(data)]
+    for lane in range(LANE_COUNT):
+        assert [one for one in wire if lane_of[one] == lane] == [one for one in lane_of if lane_of[one] == lane]
+    left = [one for one in wire if one not in acked]
+    if left:
+        found = session.ack_upto(ident(left[-1]))
+        assert [int.from_bytes(one[0], "big") for one in found] == left
 
 
 @settings(max_examples=200, deadline=None)
