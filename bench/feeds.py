@@ -19,7 +19,6 @@ from notification.frames import CONNECT_PATH, SUBPROTOCOL, Counters, Notificatio
 from notification.ids import new_uuid7
 from notification.limits import BUS_BATCH_BYTES_MAX
 from notification.messages import FillReply
-from notification.messages import encode as encode_message
 from notification.names import user_tag
 
 TENANT: Final = "bench"
@@ -126,8 +125,9 @@ def read_ledger(path: Path) -> Ledger:
 
 
 def write_empty_fill(path: Path) -> None:
-    """What role inbox says of a user without notifications; it ends in its time, which the generator renews."""
-    packed = encode_message(FillReply(EPOCH, True, [], [0] * LANE_COUNT, False, Counters(0, 0), 1 << 40))
+    """What role inbox says of a user without notifications, one of the answers of a messages.FillsReply; it ends in
+    its time, which the generator renews."""
+    packed = msgspec.msgpack.encode(FillReply(EPOCH, True, [], [0] * LANE_COUNT, False, Counters(0, 0), 1 << 40))
     if packed[-9] != _LAST_U64:
         raise ValueError("a fill reply no longer ends in its time")
     path.write_bytes(packed)

@@ -185,14 +185,14 @@ class Connections:
         connection.state = None
         self._caps.joined(identity.tenant)
         self._registry.add(tag, connection)
+        if not self.draining:
+            self._resume.begin(connection, cursor)
         self._presence.online(connection)
         self._outbound.opened(connection.session)
         telemetry.CONNECTS.inc()
         self._timers.arm(connection)
-        if not self.draining:
-            self._resume.begin(connection, cursor)
-            return
-        connection.close(Closes.DRAIN.code, Closes.DRAIN.reason)
+        if self.draining:
+            connection.close(Closes.DRAIN.code, Closes.DRAIN.reason)
 
     def _release(self, connection: Connection, held: list[bytes]) -> None:
         for text in held:

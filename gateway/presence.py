@@ -4,6 +4,7 @@ The gateway's memory is the truth; Redis may lose everything at any time and is 
 """
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -20,7 +21,6 @@ from notification.limits import (
     LEASE_MS,
     LEASE_RENEW_MS,
     PIPELINE_COMMANDS_MAX,
-    PRESENCE_WRITE_MS_MAX,
     RECONNECTING_MS,
 )
 from notification.names import PRESENCE_BORN, lease_key, presence_key
@@ -28,13 +28,20 @@ from notification.presence import Entry, PresenceState, decode
 
 _log = structlog.get_logger("presence")
 
-# KEYS[1] the user's hash; ARGV: device, epoch, entry. A newer connection's entry survives; the reply is what was
-# held before (nil: nothing).
+# KEYS[1] the user's hash; ARGV: device, epoch, entry, how many entries need no closer look. A newer connection's
+# entry survives. The reply: how many of the user's devices are online, a space, what was held before (or nothing).
 PUT: Final = """\
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 local epoch = held and tonumber(string.match(held, '^%S+ (%d+) '))
 if not (epoch and epoch > tonumber(ARGV[2])) then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
-return held
+local count = redis.call('HLEN', KEYS[1])
+if count > tonumber(ARGV[4]) then
+  count = 0
+  for _, entry in ipairs(redis.call('HVALS', KEYS[1])) do
+    if string.find(entry, ' ONLINE ', 1, true) then count = count + 1 end
+  end
+end
+return count .. ' ' .. (held or '')
 """
 
 # KEYS[1] the user's hash; ARGV: device, "gateway_id epoch ". Removes the entry only if it is still ours.
@@ -42,17 +49,6 @@ REMOVE: Final = """\
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if held and string.sub(held, 1, #ARGV[2]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
 return 0
-"""
-
-# KEYS[1] the user's hash; ARGV: how many entries need no closer look. Devices that are online.
-COUNT: Final = """\
-local count = redis.call('HLEN', KEYS[1])
-if count <= tonumber(ARGV[1]) then return count end
-count = 0
-for _, entry in ipairs(redis.call('HVALS', KEYS[1])) do
-  if string.find(entry, ' ONLINE ', 1, true) then count = count + 1 end
-end
-return count
 """
 
 
@@ -69,6 +65,8 @@ class _Away(NamedTuple):
 class Presence:
     """The entries of one gateway process.
 
+    `settled` hears of each connection whose entry Redis holds now, and of how many devices the user has online
+    there; 0 when Redis is away: then workers treat presence as unknown and ask every gateway.
     `shown` hears of each connection whose entry had been missing and was written anew; `rival` of a connection
     whose device is online at another process: (connection, the entry there).
     """
@@ -81,32 +79,27 @@ class Presence:
         self._gone: deque[tuple[str, str, int]] = deque(maxlen=PIPELINE_COMMANDS_MAX)  # removals Redis missed
         self._born: bytes | None = None
         self._stale = False  # a write was skipped while Redis was away
+        self.settled: Callable[[Connection, int], None] = _nobody_waits
         self.shown: Callable[[Connection], None] = _nobody_looks
         self.rival: Callable[[Connection, Entry], None] = _nobody_cares
 
     def online(self, connection: Connection) -> None:
-        """Write the connection's entry."""
+        """Write the connection's entry; `settled` is called within PRESENCE_WRITE_MS_MAX unless Redis stalls."""
         session = connection.session
+        kept = self._put(
+            session.tag.decode("ascii"), session.device, session.connection_epoch, PresenceState.ONLINE,
+            session.connection_epoch, functools.partial(self._told, connection),
+        )  # fmt: skip
+        if not kept:
+            self.settled(connection, 0)
 
-        def told(held: bytes | None) -> None:
-            entry = decode(held.decode("ascii", "replace")) if held else None
+    def _told(self, connection: Connection, reply: bytes) -> None:
+        count, _, held = reply.partition(b" ")
+        if held:
+            entry = decode(held.decode("ascii", "replace"))
             if entry and entry.gateway_id != self._gateway_id and entry.state is PresenceState.ONLINE:
                 self.rival(connection, entry)
-
-        self._put(session.tag.decode("ascii"), session.device, session.connection_epoch, PresenceState.ONLINE,
-                  session.connection_epoch, told)  # fmt: skip
-
-    async def settled(self, connection: Connection) -> int:
-        """Wait until Redis holds the entry (at most PRESENCE_WRITE_MS_MAX); how many devices the user has online.
-
-        0 when Redis is away: then workers treat presence as unknown and ask every gateway.
-        """
-        key = presence_key(connection.session.tag.decode("ascii"))
-        try:
-            async with asyncio.timeout(PRESENCE_WRITE_MS_MAX / 1_000):
-                return int(await self._pipeline.call("EVAL", COUNT, 1, key, DEVICES_PER_USER_MAX))
-        except (Unavailable, TimeoutError, PipelineError):
-            return 0
+        self.settled(connection, int(count))
 
     def reconnecting(self, connection: Connection) -> None:
         """The socket broke, or we sent the client away: it should be back within RECONNECTING_MS."""
@@ -163,12 +156,15 @@ class Presence:
 
     def _put(
         self, tag: str, device: str, epoch: int, state: PresenceState, since_ms: int, told: Told | None = None
-    ) -> None:
+    ) -> bool:
+        """False: Redis is away; the entry is written when it is back."""
         entry = Entry(self._gateway_id, epoch, state, since_ms).encode()
-        if not self._pipeline.connected or not self._pipeline.push(
-            "EVAL", PUT, 1, presence_key(tag), device, epoch, entry, told=told
+        if self._pipeline.connected and self._pipeline.push(
+            "EVAL", PUT, 1, presence_key(tag), device, epoch, entry, DEVICES_PER_USER_MAX, told=told
         ):
-            self._stale = True
+            return True
+        self._stale = True
+        return False
 
     def _remove(self, tag: str, device: str, epoch: int) -> None:
         ours = f"{self._gateway_id} {epoch} "
@@ -181,6 +177,10 @@ class Presence:
 
 def _nobody_cares(connection: Connection, entry: Entry) -> None:
     """Until somebody is told of rivals."""
+
+
+def _nobody_waits(connection: Connection, devices: int) -> None:
+    """Until somebody waits for entries."""
 
 
 def _nobody_looks(connection: Connection) -> None:

@@ -69,7 +69,8 @@ class Gateway:
         self.edge = Edge(bus, self._edge_changed)
         self._presence = Presence(pipeline, self.registry, gateway_id)
         self._outbound = Outbound(pipeline, bus, gateway_id)
-        self._resume = Resume(bus, self.edge, self._presence, clock)
+        self._resume = Resume(bus, self.edge, clock)
+        self._presence.settled = self._resume.settled
         self._presence.shown = self._resume.look
         self._commands = Commands(bus, self.edge, self._outbound, self._resume)
         self.connections = Connections(

@@ -8,7 +8,7 @@ import asyncio
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -18,7 +18,6 @@ from gateway._fast.carrier import Connection
 from gateway._fast.session import RESUMING
 from gateway.clock import DatabaseClock, now_ms
 from gateway.edge import Edge
-from gateway.presence import Presence
 from notification import telemetry
 from notification.bus import Bus
 from notification.codes import LANE_BY_NAME, LANE_COUNT, LANE_NAMES, Closes
@@ -29,14 +28,17 @@ from notification.limits import (
     FILL_ITEMS_MAX,
     FILL_RETRY_MS,
     FILL_RETRY_MS_MAX,
+    FILLS_COUNT_MAX,
     FILLS_IN_FLIGHT_MAX,
+    FILLS_TICK_MS,
     HEARTBEAT_MS,
     HELD_BYTES_MAX,
     INBOX_DEADLINE_MS,
+    PRESENCE_WRITE_MS_MAX,
     UNACKED_PER_CONNECTION_MAX,
     WRITE_BUFFER_BYTES_MAX,
 )
-from notification.messages import FillReply, FillRequest
+from notification.messages import LANES_UNKNOWN, Failure, FillReply, FillRequest, FillsReply, FillsRequest
 from notification.messages import decode_reply as decode
 from notification.messages import encode as encode_request
 from notification.names import INBOX_RESUME
@@ -44,48 +46,49 @@ from notification.names import INBOX_RESUME
 _log = structlog.get_logger("resume")
 
 _HALF_WINDOW: Final = UNACKED_PER_CONNECTION_MAX // 2
-_MORE: Final = 0  # ask again now
-_DONE: Final = 1
-_WAIT: Final = 2  # the window is full or the socket is: acks or writable() go on
-_RETRY: Final = 3  # no answer, or no progress: ask again later
 
 
 class Job:
-    """What one connection still owes. `first`: no reply yet; `recovered`: what `resumed` will say; `held`: frames
-    of the client that came before its welcome."""
+    """What one connection still owes. `asks`: its presence is settled and it may ask; `first`: no reply yet;
+    `recovered`: what `resumed` will say; `held`: frames of the client that came before its welcome; `asked_at`:
+    what its last question said it has."""
 
     __slots__ = (
-        "connection", "cursor", "first", "held", "held_bytes", "queued", "recovered", "resumed", "retry_ms",
-        "since_ms", "welcomed",
+        "asked_at", "asks", "connection", "cursor", "first", "held", "held_bytes", "queued", "recovered", "resumed",
+        "retry_ms", "since_ms", "welcomed",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, cursor: Cursor | None, live: bool, since_ms: int) -> None:
         self.connection = connection
         self.cursor = cursor
+        self.asks = live
         self.first = not live
         self.welcomed = live
         self.resumed = live
         self.recovered = True
-        self.queued = False
+        self.queued = True
         self.retry_ms = FILL_RETRY_MS
-        self.held: list[bytes] = []
+        self.held: list[bytes] | None = None
         self.held_bytes = 0
         self.since_ms = since_ms
+        self.asked_at: list[int] = LANES_UNKNOWN
 
 
 class Resume:
-    """At most FILLS_IN_FLIGHT_MAX jobs run at once; the others wait in order."""
+    """Questions of FILLS_TICK_MS go out together, at most FILLS_COUNT_MAX in a request and FILLS_IN_FLIGHT_MAX
+    requests at once; the others wait in order. No connection has a task, timer or future of its own."""
 
-    def __init__(self, bus: Bus, edge: Edge, presence: Presence, clock: DatabaseClock) -> None:
+    def __init__(self, bus: Bus, edge: Edge, clock: DatabaseClock) -> None:
         self._bus = bus
         self._edge = edge
-        self._presence = presence
         self._clock = clock
         self._waiting: deque[Job] = deque()
-        self._unwelcomed: deque[Job] = deque()  # in order of since_ms
+        self._armed = False
+        self._unsettled: deque[Job] = deque()  # in order of since_ms, as is the next
+        self._unwelcomed: deque[Job] = deque()
         self._later: list[tuple[int, int, Job]] = []  # heap by (due_ms, number)
         self._number = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._requests: set[asyncio.Task[None]] = set()
         # Called with a connection's held frames once its welcome is queued.
         self.release: Callable[[Connection, list[bytes]], None] = _nobody
 
@@ -96,8 +99,10 @@ class Resume:
             return False
         job.held_bytes += len(text)
         if job.held_bytes > HELD_BYTES_MAX:
-            job.held.clear()
+            job.held = None
             connection.close(Closes.TOO_FAST.code, Closes.TOO_FAST.reason)
+        elif job.held is None:
+            job.held = [text]
         else:
             job.held.append(text)
         return True
@@ -105,16 +110,29 @@ class Resume:
     def look(self, connection: Connection) -> None:
         """Presence could not show this connection for a while: fetch what was parked meanwhile."""
         if connection.state is None and connection.is_open():
-            job = Job(connection, None, live=True, since_ms=now_ms())
-            connection.state = job
-            self._enqueue(job)
+            self._ask_live(connection)
 
     def begin(self, connection: Connection, cursor: Cursor | None) -> None:
-        """A connection was authenticated: everything up to `resumed` follows from here."""
-        job = Job(connection, cursor, live=False, since_ms=now_ms())
-        connection.state = job
+        """A connection was authenticated: everything up to `resumed` follows, once settled() was called."""
+        connection.state = job = Job(connection, cursor, False, now_ms())
+        self._unsettled.append(job)
         self._unwelcomed.append(job)
-        self._enqueue(job)
+
+    def settled(self, connection: Connection, devices: int) -> None:
+        """Connect = write presence, then read the log: what is parked after the write finds us.
+
+        Redis holds the entry, or is away (workers then treat presence as unknown and ask every gateway). `devices`:
+        how many the user has online, 0 = unknown.
+        """
+        job = connection.state
+        if not isinstance(job, Job) or job.asks:
+            return
+        job.asks = True
+        if devices > DEVICES_PER_USER_MAX and connection.is_open():
+            connection.session.send(encode(ErrorFrame("too_many_devices", retry_ms=INBOX_DEADLINE_MS)))
+            connection.close(Closes.TOO_FAST.code, Closes.TOO_FAST.reason)
+        else:
+            self._enqueue(job)
 
     def nudge(self, connection: Connection) -> None:
         """Something changed (an item did not fit, acks came, the socket drained): fill if that is possible now."""
@@ -125,126 +143,171 @@ class Resume:
             if not job.queued:
                 self._enqueue(job)
         elif connection.session.wanted() and connection.is_open():
-            job = Job(connection, None, live=True, since_ms=now_ms())
-            connection.state = job
-            self._enqueue(job)
+            self._ask_live(connection)
 
     def tick(self) -> None:
-        """Start what waited for its retry; welcome whom the inbox keeps waiting. Call each wheel tick."""
+        """Ask again whose time has come; welcome whom the inbox, and settle whom Redis keeps waiting. Call each
+        wheel tick."""
         now = now_ms()
         while self._later and self._later[0][0] <= now:
-            self._start(heapq.heappop(self._later)[2])
-        while self._unwelcomed and (self._unwelcomed[0].welcomed or not self._unwelcomed[0].connection.is_open()):
-            self._unwelcomed.popleft()
-        while self._unwelcomed and now - self._unwelcomed[0].since_ms >= INBOX_DEADLINE_MS:
-            job = self._unwelcomed.popleft()
+            self._enqueue(heapq.heappop(self._later)[2])
+        waiting = self._unsettled
+        while waiting and (waiting[0].asks or now - waiting[0].since_ms >= PRESENCE_WRITE_MS_MAX):
+            self.settled(waiting.popleft().connection, 0)
+        waiting = self._unwelcomed
+        while waiting and (
+            waiting[0].welcomed
+            or not waiting[0].connection.is_open()
+            or now - waiting[0].since_ms >= INBOX_DEADLINE_MS
+        ):
+            job = waiting.popleft()
             if not job.welcomed and job.connection.is_open():
                 self._welcome_pending(job)
                 job.connection.flush()
 
     async def close(self) -> None:
-        """Stop asking."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Give up what is in flight."""
+        self._waiting.clear()
+        for request in self._requests:
+            request.cancel()
+        await asyncio.gather(*self._requests, return_exceptions=True)
 
     # --- scheduling ---------------------------------------------------------
+    def _ask_live(self, connection: Connection) -> None:
+        connection.state = job = Job(connection, None, True, now_ms())
+        self._enqueue(job)
+
     def _enqueue(self, job: Job) -> None:
         job.queued = True
-        self._start(job)
+        self._waiting.append(job)
+        if not self._armed and len(self._requests) < FILLS_IN_FLIGHT_MAX:
+            self._armed = True
+            asyncio.get_running_loop().call_later(FILLS_TICK_MS / 1_000, self._pump)
 
-    def _start(self, job: Job) -> None:
-        if len(self._tasks) >= FILLS_IN_FLIGHT_MAX:
-            self._waiting.append(job)
+    def _pump(self) -> None:
+        """Send what waits. Requests that must wait themselves go when one in flight is answered."""
+        self._armed = False
+        while self._waiting and len(self._requests) < FILLS_IN_FLIGHT_MAX:
+            jobs: list[Job] = []
+            fills: list[FillRequest] = []
+            while self._waiting and len(jobs) < FILLS_COUNT_MAX:
+                job = self._waiting.popleft()
+                fill = self._question(job)
+                if fill is not None:
+                    jobs.append(job)
+                    fills.append(fill)
+            if jobs:
+                request = asyncio.get_running_loop().create_task(self._request(jobs, fills))
+                self._requests.add(request)
+                request.add_done_callback(self._requested)
+
+    def _requested(self, request: "asyncio.Task[None]") -> None:
+        self._requests.discard(request)
+        if request.cancelled():
             return
-        task = asyncio.get_running_loop().create_task(self._work(job))
-        self._tasks.add(task)
-        task.add_done_callback(self._worked)
-
-    def _worked(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if (error := request.exception()) is not None:
             _log.error("fill_failed", error=type(error).__name__, exc_info=error)
-        if self._waiting and not task.cancelled():
-            self._start(self._waiting.popleft())
+        if not self._armed:
+            self._pump()
 
-    async def _work(self, job: Job) -> None:
+    async def _request(self, jobs: list[Job], fills: list[FillRequest]) -> None:
+        replies = await self._ask(fills)
+        telemetry.FILL_REQUESTS.inc()
+        for job, reply in zip(jobs, replies, strict=True):
+            try:
+                self._answered(job, reply if isinstance(reply, FillReply) else None)
+            except Exception as error:  # a fault of ours is this connection's: the others have their answers
+                _log.error("fill_failed", error=type(error).__name__, exc_info=error)
+                job.connection.close(Closes.INTERNAL.code, Closes.INTERNAL.reason)
+
+    async def _ask(self, fills: list[FillRequest]) -> Sequence[FillReply | Failure | None]:
+        """An answer per question; None where none came."""
+        nothing = [None] * len(fills)
+        try:
+            answer = await self._bus.request(
+                INBOX_RESUME, encode_request(FillsRequest(fills)), INBOX_DEADLINE_MS / 1_000
+            )
+            reply = decode(answer)
+        except (BusError, Unavailable, msgspec.DecodeError) as error:
+            telemetry.FILLS.labels(type(error).__name__).inc(len(fills))
+            return nothing
+        if not isinstance(reply, FillsReply) or len(reply.replies) != len(fills):
+            telemetry.FILLS.labels("busy").inc(len(fills))
+            return nothing
+        refused = sum(isinstance(one, Failure) for one in reply.replies)
+        telemetry.FILLS.labels("filled").inc(len(fills) - refused)
+        if refused:
+            telemetry.FILLS.labels("busy").inc(refused)
+        return reply.replies
+
+    # --- one job ------------------------------------------------------------
+    def _question(self, job: Job) -> FillRequest | None:
+        """What the job asks now; None: it is over, or waits for acks."""
         connection = job.connection
-        if job.first and not await self._admitted(job):
-            return
-        outcome = _MORE
-        while outcome == _MORE and connection.is_open():
-            outcome = await self._step(job)
+        session = connection.session
         if not connection.is_open():
-            connection.state = None
-        elif outcome == _RETRY:
-            delay_ms = job.retry_ms * random.uniform(0.5, 1.5)  # noqa: S311 jitter
-            job.retry_ms = min(job.retry_ms * 2, FILL_RETRY_MS_MAX)
-            self._number += 1
-            heapq.heappush(self._later, (now_ms() + int(delay_ms), self._number, job))
-        elif outcome == _WAIT:
-            job.queued = False
-            self.nudge(connection)  # the acks may have come while we wrote
-        else:
-            connection.state = None
-            self.nudge(connection)
-
-    async def _admitted(self, job: Job) -> bool:
-        """Connect = write presence, then read the log: what is parked after the write finds us."""
-        connection = job.connection
-        devices = await self._presence.settled(connection)
-        if devices > DEVICES_PER_USER_MAX and connection.is_open():
-            connection.session.send(encode(ErrorFrame("too_many_devices", retry_ms=INBOX_DEADLINE_MS)))
-            connection.close(Closes.TOO_FAST.code, Closes.TOO_FAST.reason)
-        return connection.is_open()
-
-    # --- one request --------------------------------------------------------
-    async def _step(self, job: Job) -> int:
-        session = job.connection.session
+            self._over(job)
+            return None
         free = session.window_free()
         if free == 0:
-            return _WAIT
-        before = session.at()
-        reply = await self._ask(job, min(free, FILL_ITEMS_MAX))
-        if not job.connection.is_open():
-            return _DONE
+            self._wait(job)
+            return None
+        job.asked_at = session.at()
+        cursor = self._cursor(job) if job.cursor is not None and job.first else None
+        return FillRequest(session.tenant, session.user, job.first, cursor, job.asked_at, min(free, FILL_ITEMS_MAX))
+
+    def _answered(self, job: Job, reply: FillReply | None) -> None:
+        connection = job.connection
+        session = connection.session
+        if not connection.is_open():
+            self._over(job)
+            return
         if reply is None:
             if not job.welcomed:
                 self._welcome_pending(job)
-                job.connection.flush()
-            return _RETRY
+                connection.flush()
+            self._retry(job)
+            return
         job.retry_ms = FILL_RETRY_MS
         self._clock.observe(reply.database_ms, now_ms())
         if job.first:
             self._first(job, reply)
         complete = self._write(job, reply)
+        over = False
         if complete and not reply.more:
             session.begin_live()
-            if not session.wanted():
+            over = not session.wanted()
+            if over:
                 self._resumed(job, reply.counters)
-                job.connection.flush()
-                return _DONE
-        job.connection.flush()
-        if not complete:
-            return _WAIT
-        return _MORE if reply.more or session.at() != before else _RETRY
+        connection.flush()
+        if over or not connection.is_open():
+            self._over(job)
+        elif not complete:
+            self._wait(job)
+        elif reply.more or session.at() != job.asked_at:
+            self._enqueue(job)
+        else:
+            self._retry(job)
 
-    async def _ask(self, job: Job, limit: int) -> FillReply | None:
-        session = job.connection.session
-        request = FillRequest(
-            session.tenant, session.user, job.first, self._cursor(job) if job.first else None, session.at(), limit
-        )
-        try:
-            answer = await self._bus.request(INBOX_RESUME, encode_request(request), INBOX_DEADLINE_MS / 1_000)
-            reply = decode(answer)
-        except (BusError, Unavailable, msgspec.DecodeError) as error:
-            telemetry.FILLS.labels(type(error).__name__).inc()
-            return None
-        if not isinstance(reply, FillReply):
-            telemetry.FILLS.labels("busy").inc()
-            return None
-        telemetry.FILLS.labels("filled").inc()
-        return reply
+    def _over(self, job: Job) -> None:
+        """Nothing is owed any more, or nobody is there to have it."""
+        connection = job.connection
+        if connection.state is job:
+            connection.state = None
+            if connection.session.wanted():
+                self.nudge(connection)
+
+    def _wait(self, job: Job) -> None:
+        """The window is full or the socket is: acks or writable() go on."""
+        job.queued = False
+        self.nudge(job.connection)  # the acks may have come while we wrote
+
+    def _retry(self, job: Job) -> None:
+        """No answer, or no progress: ask again later."""
+        delay_ms = job.retry_ms * random.uniform(0.5, 1.5)  # noqa: S311 jitter
+        job.retry_ms = min(job.retry_ms * 2, FILL_RETRY_MS_MAX)
+        self._number += 1
+        heapq.heappush(self._later, (now_ms() + int(delay_ms), self._number, job))
 
     def _cursor(self, job: Job) -> Cursor | None:
         """The client's cursor, moved on by what it got live while its resume was pending."""
@@ -299,8 +362,8 @@ class Resume:
         welcome = Welcome(session.session_id, session.client_id, HEARTBEAT_MS // 1_000, epoch, recovered)
         session.send(encode(welcome))
         telemetry.CONNECT_SECONDS.observe((now_ms() - connection.opened_ms) / 1_000)
-        held, job.held = job.held, []
-        if held:
+        held, job.held = job.held, None
+        if held is not None:
             self.release(connection, held)
 
     def _welcome_pending(self, job: Job) -> None:

@@ -40,6 +40,8 @@ LANE_FLOOR_PERCENT: Final = 5
 OWED_ITEMS_MAX: Final = 1_000  # a resume owing more is answered recovered:false and an inbox snapshot
 FILL_ITEMS_MAX: Final = 200  # items in one answer of role inbox: 200 x (4 KB + envelope) < 1 MB of NATS
 FILL_BYTES_MAX: Final = 768 * 1_024
+FILLS_COUNT_MAX: Final = 128  # questions of one request: one transaction of role inbox
+FILLS_ITEMS_MAX: Final = 512  # rows of one such transaction: 512 x 1.5 KB is what FILL_BYTES_MAX holds
 PAGE_ITEMS_MAX: Final = 100
 PAGE_ITEMS_DEFAULT: Final = 50
 PARKED_SWEEP_MS: Final = 10_000  # PARKED items of ONLINE users are re-dispatched this often
@@ -124,7 +126,8 @@ DRAIN_LISTEN_MS: Final = 300  # a draining listener answers 503 this long before
 HEADERS_COUNT_MAX: Final = 100  # request header lines -> 431
 DOORS_HELD_MAX: Final = 1_000  # upgrades waiting for a fresh edge snapshot, per process
 EDGE_REFRESH_MS_MIN: Final = 1_000  # an unknown issuer asks for a newer snapshot at most this often
-FILLS_IN_FLIGHT_MAX: Final = 32  # requests of one gateway process to role inbox for owed items
+FILLS_IN_FLIGHT_MAX: Final = 8  # requests of one gateway process to role inbox for owed items
+FILLS_TICK_MS: Final = 2  # connections that ask within this share a request: short beside a connect's 100 ms
 FILL_RETRY_MS: Final = 1_000  # first wait after a fill failed; doubles, with jitter
 FILL_RETRY_MS_MAX: Final = 8_000
 HELD_BYTES_MAX: Final = 32_768  # client frames that came before the welcome, per connection
@@ -180,6 +183,7 @@ assert WHEEL_TICK_MS * WHEEL_SLOTS > HEARTBEAT_MS + PONG_DUE_MS
 assert sum(LANE_WEIGHTS) == 100
 assert min(LANE_WEIGHTS) >= LANE_FLOOR_PERCENT
 assert FILL_ITEMS_MAX <= UNACKED_PER_CONNECTION_MAX
+assert FILL_ITEMS_MAX <= FILLS_ITEMS_MAX
 assert BUS_REQUEST_TIMEOUT_MS < ACK_DUE_MS
 assert FRAME_BYTES_MAX <= HELD_BYTES_MAX
 assert TOKEN_BYTES_MAX <= FRAME_BYTES_MAX

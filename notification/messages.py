@@ -65,6 +65,20 @@ class FillReply(_Message, frozen=True, tag="filled"):
     database_ms: int
 
 
+class FillsRequest(_Message, frozen=True, tag="fills"):
+    """What do these connections owe? At most FILLS_COUNT_MAX questions of one gateway process."""
+
+    fills: list[FillRequest]
+
+
+class FillsReply(_Message, frozen=True, tag="fills"):
+    """An answer per question, in order: all items together keep FILL_BYTES_MAX and FILLS_ITEMS_MAX, so that what a
+    question is owed may come in parts (`more`) although its own limit was not reached. A question that breaks a
+    rule is answered "bad_frame", one that cannot be answered "busy"; the others are not held up by it."""
+
+    replies: list[FillReply | Failure]
+
+
 class StateRequest(_Message, frozen=True, tag="state"):
     """Set flags of a user's notifications (16-byte ids); `to` is one of frames.STATES."""
 
@@ -132,8 +146,8 @@ class EdgeReply(_Message, frozen=True, tag="edges"):
     tenants: list[EdgeTenant] | None
 
 
-InboxRequest = FillRequest | StateRequest | PageRequest | EdgeRequest
-InboxReply = FillReply | StateReply | PageReply | EdgeReply | Failure
+InboxRequest = FillsRequest | StateRequest | PageRequest | EdgeRequest
+InboxReply = FillsReply | StateReply | PageReply | EdgeReply | Failure
 
 
 # --- gateway to receipts ----------------------------------------------------

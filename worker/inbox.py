@@ -16,11 +16,12 @@ from notification.bus import Bus
 from notification.errors import InvalidInput
 from notification.frames import StateFrame
 from notification.ids import check_token, check_user
-from notification.limits import INBOX_DEADLINE_MS, INBOX_IN_FLIGHT_MAX
+from notification.limits import FILLS_COUNT_MAX, INBOX_DEADLINE_MS, INBOX_IN_FLIGHT_MAX
 from notification.messages import (
     EdgeRequest,
     Failure,
-    FillRequest,
+    FillsReply,
+    FillsRequest,
     InboxReply,
     InboxRequest,
     PageRequest,
@@ -39,7 +40,7 @@ from notification.names import (
 from worker.clock import Clock
 from worker.database import AWAY, Pool
 from worker.edge import Edge
-from worker.fill import fill
+from worker.fill import fills
 from worker.keys import KeyRing
 from worker.marks import mark
 from worker.page import page
@@ -47,7 +48,7 @@ from worker.presence import PresenceReader
 
 _log = structlog.get_logger("inbox")
 _KINDS: Final = {
-    INBOX_RESUME: FillRequest,
+    INBOX_RESUME: FillsRequest,
     INBOX_STATE: StateRequest,
     INBOX_PAGE: PageRequest,
     INBOX_EDGE: EdgeRequest,
@@ -105,8 +106,8 @@ class Inbox:
         return Failure("busy")
 
     async def _serve(self, request: InboxRequest) -> InboxReply:
-        if isinstance(request, FillRequest):
-            return await fill(self._pool, self._ring, request)
+        if isinstance(request, FillsRequest):
+            return FillsReply(await fills(self._pool, self._ring, request.fills))
         if isinstance(request, PageRequest):
             return await page(self._pool, self._ring, request)
         if isinstance(request, EdgeRequest):
@@ -127,9 +128,14 @@ class Inbox:
 
 
 def _check(subject: str, request: InboxRequest) -> None:
-    """The id rules again: a transaction will name this tenant. Raises InvalidInput."""
+    """The id rules again: a transaction will name this tenant. fill.py judges its questions one by one.
+
+    Raises InvalidInput."""
     if not isinstance(request, _KINDS[subject]):
         raise InvalidInput("request", f"does not belong on {subject}")
-    if not isinstance(request, EdgeRequest):
+    if isinstance(request, FillsRequest):
+        if len(request.fills) > FILLS_COUNT_MAX:
+            raise InvalidInput("fills", f"must be at most {FILLS_COUNT_MAX}")
+    elif not isinstance(request, EdgeRequest):
         check_token(request.tenant, "tenant")
         check_user(request.user)

@@ -9,7 +9,8 @@
 
 enum { ANSWERS_MAX = 8, CODES = 8, RECORD_BYTES = 12, OUT_BYTES_MAX = 1 << 20, ANSWER_SID = 10, STALL_S = 30 };
 
-/* What a subject of the bus is answered with; its last eight bytes are set to the Unix time in ms. */
+/* What a subject of the bus is answered with; its last eight bytes are set to the Unix time in ms. Questions that came
+ * together ("fills", notification/messages.py) get it once each, behind the head of their request. */
 struct answer {
     char data[65536];
     size_t count;
@@ -95,17 +96,27 @@ static void answer_with(const char *subject, const char *queue, const char *path
     upstream_flush();
 }
 
-static void on_request(struct answer *answer, const char *reply) {
+/* Bytes of the head of questions that came together, their number in *questions; 0: it is one question alone. */
+static size_t fills_head(const unsigned char *payload, size_t count, size_t *questions) {
+    if (count < 10 || memcmp(payload, "\x92\xa5" "fills", 7) != 0) return 0;
+    if ((payload[7] & 0xf0) == 0x90) return *questions = payload[7] & 0x0f, 8;
+    if (payload[7] != 0xdc) die("questions");
+    return *questions = (size_t)payload[8] << 8 | payload[9], 10;
+}
+
+static void on_request(struct answer *answer, const char *reply, const char *payload, size_t count) {
     char text[256];
+    size_t questions = 1, head = fills_head((const unsigned char *)payload, count, &questions);
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     uint64_t ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
     put_u32(answer->data + answer->count - 8, (uint32_t)(ms >> 32));
     put_u32(answer->data + answer->count - 4, (uint32_t)ms);
     answer->times++;
-    snprintf(text, sizeof(text), "PUB %s %zu\r\n", reply, answer->count);
+    snprintf(text, sizeof(text), "PUB %s %zu\r\n", reply, head + questions * answer->count);
     upstream_text(text);
-    buffer_add(&upstream.out, answer->data, answer->count);
+    buffer_add(&upstream.out, payload, head);
+    for (size_t i = 0; i < questions; i++) buffer_add(&upstream.out, answer->data, answer->count);
     upstream_text("\r\n");
 }
 
@@ -123,7 +134,8 @@ static void on_message(char *line, const char *payload, size_t headers, size_t c
     for (char *word = strtok_r(line, " ", &rest); word != NULL && found < 6; word = strtok_r(NULL, " ", &rest))
         words[found++] = word;
     int sid = atoi(words[2]), with_reply = found == (headers ? 6 : 5);
-    if (sid >= ANSWER_SID && with_reply) on_request(upstream.answers[sid - ANSWER_SID], words[3]);
+    if (sid >= ANSWER_SID && with_reply)
+        on_request(upstream.answers[sid - ANSWER_SID], words[3], payload + headers, count - headers);
     else if (headers && count == headers) feeding.no_responders++;
     else on_reply(payload + headers, count - headers);
 }

@@ -7,7 +7,7 @@ import pytest
 
 from devstack.servers import Servers
 from gateway.pipeline import Pipeline, PipelineError, RedisPipeline
-from gateway.presence import COUNT, PUT, REMOVE
+from gateway.presence import PUT, REMOVE
 from gateway.redis_cluster import ClusterPipeline
 from notification.errors import Unavailable
 from notification.redis_address import parse
@@ -87,11 +87,11 @@ async def test_streams(pipeline: Pipeline, key: str) -> None:
 
 
 async def test_a_newer_entry_survives_an_older_put(pipeline: Pipeline, key: str) -> None:
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5") is None
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 4, "g-0 4 ONLINE 4") == b"g-1 5 ONLINE 5"
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5", 16) == b"1 "
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 4, "g-0 4 ONLINE 4", 16) == b"1 g-1 5 ONLINE 5"
     assert await pipeline.call("HGET", key, "phone") == b"g-1 5 ONLINE 5"
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 RECONNECTING 9") == b"g-1 5 ONLINE 5"
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 6, "g-2 6 ONLINE 6") == b"g-1 5 RECONNECTING 9"
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 RECONNECTING 9", 16) == b"1 g-1 5 ONLINE 5"
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 6, "g-2 6 ONLINE 6", 16) == b"1 g-1 5 RECONNECTING 9"
     assert await pipeline.call("HGET", key, "phone") == b"g-2 6 ONLINE 6"
 
 
@@ -105,7 +105,7 @@ async def test_a_pushed_command_tells_its_reply(pipeline: Pipeline, key: str) ->
 
 
 async def test_only_ones_own_entry_is_removed(pipeline: Pipeline, key: str) -> None:
-    await pipeline.call("EVAL", PUT, 1, key, "phone", 1_795_468_850_347, "g-1 1795468850347 ONLINE 5")
+    await pipeline.call("EVAL", PUT, 1, key, "phone", 1_795_468_850_347, "g-1 1795468850347 ONLINE 5", 16)
     assert await pipeline.call("EVAL", REMOVE, 1, key, "phone", "g-1 179546885034 ") == 0
     assert await pipeline.call("EVAL", REMOVE, 1, key, "phone", "g-2 1795468850347 ") == 0
     assert await pipeline.call("EVAL", REMOVE, 1, key, "other", "g-1 1795468850347 ") == 0
@@ -115,16 +115,14 @@ async def test_only_ones_own_entry_is_removed(pipeline: Pipeline, key: str) -> N
 
 async def test_an_entry_nobody_understands_is_replaced(pipeline: Pipeline, key: str) -> None:
     await pipeline.call("HSET", key, "phone", "what is this")
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5") == b"what is this"
+    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5", 16) == b"1 what is this"
     assert await pipeline.call("HGET", key, "phone") == b"g-1 5 ONLINE 5"
 
 
 async def test_devices_are_counted_when_there_are_many(pipeline: Pipeline, key: str) -> None:
-    assert await pipeline.call("EVAL", COUNT, 1, key, 2) == 0
-    for device, state in (("a", "ONLINE"), ("b", "RECONNECTING")):
-        await pipeline.call("EVAL", PUT, 1, key, device, 1, f"g 1 {state} 1")
-    assert await pipeline.call("EVAL", COUNT, 1, key, 2) == 2
-    assert await pipeline.call("EVAL", COUNT, 1, key, 1) == 1
+    for device, state, few, online in (("a", "ONLINE", 2, 1), ("b", "RECONNECTING", 2, 2), ("c", "ONLINE", 2, 2)):
+        entry = f"g 1 {state} 1"
+        assert await pipeline.call("EVAL", PUT, 1, key, device, 1, entry, few) == f"{online} ".encode()
 
 
 async def test_everything_pushed_is_settled(pipeline: Pipeline, key: str) -> None:

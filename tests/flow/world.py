@@ -33,6 +33,8 @@ from notification.messages import (
     FillItem,
     FillReply,
     FillRequest,
+    FillsReply,
+    FillsRequest,
     PageReply,
     PageRequest,
     ReceiptsEntry,
@@ -176,9 +178,9 @@ class World:
             return messages.encode(EdgeReply(self.version, EPOCH, tenants))
         if self.log.busy:
             return messages.encode(Failure("busy"))
-        if isinstance(request, FillRequest):
-            self.log.requests.append(request)
-            return messages.encode(self.log.fill(request))
+        if isinstance(request, FillsRequest):
+            self.log.requests += request.fills
+            return messages.encode(FillsReply([self.log.fill(fill) for fill in request.fills]))
         if isinstance(request, StateRequest):
             self.log.states.append(request)
             return messages.encode(StateReply(Counters(0, 2)))

@@ -85,24 +85,21 @@ class Store:
     def _xlen(self, key: bytes) -> int:
         return len(self.streams.get(key, ()))
 
-    def _eval(self, script: bytes, count: bytes, key: bytes, *arguments: bytes) -> int:
+    def _eval(self, script: bytes, count: bytes, key: bytes, *arguments: bytes) -> int | bytes:
         """The scripts of gateway.presence, in Python; the contract test holds both to the same answers."""
         assert count == b"1"
         if script == presence.PUT.encode():
-            device, epoch, entry = arguments
-            held = self._hget(key, device)
-            newer = re.match(rb"\S+ (\d+) ", held or b"")
+            device, epoch, entry, few = arguments
+            held = self._hget(key, device) or b""
+            newer = re.match(rb"\S+ (\d+) ", held)
             if newer is None or int(newer[1]) <= int(epoch):
                 self._hset(key, device, entry)
-            return held
+            entries = self.hashes[key].values()
+            online = sum(b" ONLINE " in entry for entry in entries) if len(entries) > int(few) else len(entries)
+            return b"%d %b" % (online, held)
         if script == presence.REMOVE.encode():
             device, ours = arguments
             return self._hdel(key, device) if (self._hget(key, device) or b"").startswith(ours) else 0
-        if script == presence.COUNT.encode():
-            entries = self.hashes.get(key, {}).values()
-            if len(entries) <= int(arguments[0]):
-                return len(entries)
-            return sum(b" ONLINE " in entry for entry in entries)
         raise PipelineError("ERR unknown script")
 
 

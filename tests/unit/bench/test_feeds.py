@@ -12,7 +12,15 @@ from bench import feeds
 from notification import batch
 from notification.frames import Notification, decode_server
 from notification.limits import BUS_BATCH_BYTES_MAX
-from notification.messages import FillReply, decode_reply
+from notification.messages import (
+    LANES_UNKNOWN,
+    FillReply,
+    FillRequest,
+    FillsReply,
+    FillsRequest,
+    decode_reply,
+    encode,
+)
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 
@@ -86,10 +94,15 @@ def test_the_ledger_tells_lost_and_repeated(tmp_path: Path) -> None:
 
 
 def test_the_empty_fill_ends_in_its_time(tmp_path: Path) -> None:
-    """The load generator overwrites the last eight bytes."""
+    """The load generator overwrites the last eight bytes, and repeats it behind the head of the questions."""
     feeds.write_empty_fill(tmp_path / "fill")
     renewed = (tmp_path / "fill").read_bytes()[:-8] + (1_795_467_160_000).to_bytes(8)
-    reply = decode_reply(renewed)
+    question = FillRequest("bench", "u0", True, None, LANES_UNKNOWN, 1)
+    request = encode(FillsRequest([question]))
+    head = request[: -len(msgspec.msgpack.encode(question))]
+    replies = decode_reply(head + renewed)
+    assert isinstance(replies, FillsReply)
+    [reply] = replies.replies
     assert isinstance(reply, FillReply)
     assert reply.database_ms == 1_795_467_160_000
     assert (reply.items, reply.more, reply.recovered) == ([], False, True)

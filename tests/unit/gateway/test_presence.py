@@ -38,6 +38,10 @@ class Process:
     def __init__(self, store: Store, name: str = "g-0-A") -> None:
         self.registry: Registry[Any] = Registry()
         self.presence = Presence(MemoryPipeline(store), self.registry, name)
+        self.settled: list[tuple[str, int]] = []
+        self.presence.settled = lambda connection, devices: self.settled.append(
+            (connection.session.device, devices)
+        )
 
     def connect(self, connection: Connection) -> Connection:
         self.registry.add(b"acme:YW5u", connection)
@@ -133,7 +137,7 @@ async def test_what_redis_missed_while_it_was_away(store: Store, process: Proces
     process.lose(phone)
     process.presence.offline(phone)
     process.connect(connection("tablet"))
-    assert await process.presence.settled(phone) == 0
+    assert process.settled[-1] == ("tablet", 0)
     await process.presence.renew()
     assert state(store) == "g-0-A 100 ONLINE"
     store.up = True
@@ -142,7 +146,7 @@ async def test_what_redis_missed_while_it_was_away(store: Store, process: Proces
     assert state(store, b"tablet") == "g-0-A 100 ONLINE"
 
 
-async def test_settled_counts_devices(process: Process) -> None:
-    phone = process.connect(connection())
+async def test_whose_entry_is_written_hears_of_the_users_devices(process: Process) -> None:
+    process.connect(connection())
     process.connect(connection("tablet"))
-    assert await process.presence.settled(phone) == 2
+    assert process.settled == [("phone", 1), ("tablet", 2)]

@@ -12,7 +12,7 @@ BOUNDS = {name: value for name, value in vars(limits).items() if name.isupper()}
 UNITS = {
     "ACTIONS", "ATTEMPTS", "BACKLOG", "BYTES", "CHARS", "CLIENTS", "COMMANDS", "CONNECTION", "CONNECTIONS",
     "COUNT", "CRASHES", "DAYS", "DEPTH", "DESCRIPTORS", "DEVICES", "DOORS", "ENTRIES", "FLIGHT", "FRAGMENTS",
-    "FRAMES", "ITEMS", "JITTER", "LANE", "MESSAGES", "MS", "PERCENT", "PINGS", "RECEIPTS",
+    "FRAMES", "ITEMS", "JITTER", "LANE", "MESSAGES", "MS", "PERCENT", "PINGS", "RATIO", "RECEIPTS",
     "RECORDS", "REQUESTS", "ROWS", "S", "SLOTS", "TASKS", "USERS", "WEIGHTS",
 }  # fmt: skip
 

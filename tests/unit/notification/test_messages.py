@@ -9,15 +9,25 @@ from notification.frames import Counters, Cursor
 
 ID = bytes(range(16))
 REQUESTS = [
-    messages.FillRequest("demo", "ann", True, None, messages.LANES_UNKNOWN, 200),
-    messages.FillRequest("demo", "ann", False, Cursor(7, {"direct.high": 3}), [3, 0, 0, 0, 0, 0], 5),
+    messages.FillsRequest([]),
+    messages.FillsRequest(
+        [
+            messages.FillRequest("demo", "ann", True, None, messages.LANES_UNKNOWN, 200),
+            messages.FillRequest("demo", "ann", False, Cursor(7, {"direct.high": 3}), [3, 0, 0, 0, 0, 0], 5),
+        ]
+    ),
     messages.StateRequest("demo", "ann", "phone", [ID], "read"),
     messages.PageRequest("demo", "ann", b"", 50),
     messages.EdgeRequest(0),
 ]
 REPLIES = [
-    messages.FillReply(
-        7, True, [messages.FillItem(0, 2, 1, 0, ID, b"{}")], [2, 0, 0, 0, 0, 0], False, Counters(1, 2), 1_700
+    messages.FillsReply(
+        [
+            messages.FillReply(
+                7, True, [messages.FillItem(0, 2, 1, 0, ID, b"{}")], [2, 0, 0, 0, 0, 0], False, Counters(1, 2), 99
+            ),
+            messages.Failure("bad_frame"),
+        ]
     ),
     messages.StateReply(Counters(0, 3)),
     messages.PageReply(b'{"t":"page"}'),
