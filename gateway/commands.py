@@ -15,7 +15,7 @@ from gateway.resume import Resume
 from gateway.tokens import Identity
 from notification import frames, messages, telemetry
 from notification.bus import Bus
-from notification.codes import Refusal
+from notification.codes import Closes, Refusal, Refusals
 from notification.errors import BusError, InvalidInput, Unavailable
 from notification.frames import IDS_PER_FRAME_MAX, ErrorFrame, Pong
 from notification.ids import parse_uuid7
@@ -140,6 +140,8 @@ class Commands:
         outcome = judge_token(self._edge, frame.token, None)
         if isinstance(outcome, Refusal):
             connection.session.send(frames.encode(ErrorFrame(outcome.code)))
+            if outcome is Refusals.REVOKED:
+                connection.close(Closes.REVOKED.code, Closes.REVOKED.reason)
             return
         same = (outcome.tenant, outcome.user, outcome.device or session.device)
         if same != (session.tenant, session.user, session.device):

@@ -19,6 +19,7 @@ from gateway.outbound import Outbound
 from gateway.presence import Presence
 from gateway.replacement import EPOCH_MAX, replace
 from gateway.resume import Resume
+from gateway.revocations import token_digest, whole_s
 from gateway.timers import Timers
 from gateway.tokens import Identity
 from notification import frames, telemetry
@@ -33,6 +34,7 @@ _log = structlog.get_logger("connections")
 # How a refused token is closed once the 101 is out: (close, when trying again makes sense).
 _REFUSED: Final[dict[Refusal, tuple[Close, int | None]]] = {
     Refusals.UNAUTHENTICATED: (Closes.TOKEN_EXPIRED, None),
+    Refusals.REVOKED: (Closes.REVOKED, None),
     Refusals.FORBIDDEN_ORIGIN: (Closes.REVOKED, None),
     Refusals.SUSPENDED: (Closes.REVOKED, None),
     Refusals.TENANT_UNKNOWN_YET: (Closes.DRAIN, 1_000),
@@ -173,6 +175,9 @@ class Connections:
         connection.close(close.code, close.reason)
 
     def _admit(self, connection: Connection, identity: Identity, device: str | None, cursor: Cursor | None) -> None:
+        if self._edge.revoked(identity):  # since the door looked: the eviction that followed did not see this one
+            self._refuse(connection, Refusals.REVOKED)
+            return
         session_id = str(new_uuid7())
         # Without a name the device lives as long as its connection.
         device = identity.device or device or session_id
@@ -182,6 +187,7 @@ class Connections:
             identity.tenant, identity.user, device, client_id(identity.tenant, identity.user, device), session_id,
             tag, epoch, _monotonic_ms(identity.expiry_s),
         )  # fmt: skip
+        _remember_token(connection, identity)
         connection.state = None
         self._caps.joined(identity.tenant)
         self._registry.add(tag, connection)
@@ -201,14 +207,14 @@ class Connections:
 
     def _reauthenticated(self, connection: Connection, identity: Identity) -> None:
         connection.session.token_expiry_ms = _monotonic_ms(identity.expiry_s)
+        _remember_token(connection, identity)
         self._timers.arm(connection)
 
-    # --- the edge snapshot changed ------------------------------------------
-    def edge_changed(self) -> None:
-        """Close the connections of tenants that were suspended or are gone."""
-        for connection in self._registry.connections():
-            if self._edge.suspended(connection.session.tenant) and connection.is_open():
-                connection.close(Closes.REVOKED.code, Closes.REVOKED.reason)
+
+def _remember_token(connection: Connection, identity: Identity) -> None:
+    """What a later revocation is compared with."""
+    connection.session.token_issued_s = whole_s(identity.issued_s)
+    connection.session.token_digest = token_digest(identity.tenant, identity.jti)
 
 
 def _monotonic_ms(expiry_s: float) -> int:

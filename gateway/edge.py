@@ -1,4 +1,5 @@
-"""The edge snapshot: what a gateway process knows of tenants, origins and keys; role inbox is asked over the bus.
+"""The edge snapshot: what a gateway process knows of tenants, origins, keys and revocations. Role inbox is asked
+over the bus, each EDGE_POLL_MS and at once when a hint says that something changed.
 
 The last copy serves while the inbox is away.
 """
@@ -8,46 +9,64 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 
+from gateway._fast.session import Session
+from gateway.revocations import Revocations
 from gateway.tokens import Identity, Keys
 from notification import names
 from notification.bus import Bus
 from notification.codes import Refusal, Refusals
 from notification.errors import BusError, Unavailable
-from notification.limits import BUS_REQUEST_TIMEOUT_MS, EDGE_POLL_MS, EDGE_REFRESH_MS_MIN
-from notification.messages import EdgeReply, EdgeRequest, decode_reply, encode
+from notification.limits import (
+    BUS_REQUEST_TIMEOUT_MS,
+    EDGE_HINT_SPREAD_MS,
+    EDGE_JITTER_MAX,
+    EDGE_POLL_MS,
+    EDGE_REFRESH_MS_MIN,
+)
+from notification.messages import EdgeReply, EdgeRequest, Revocation, decode_reply, encode
 
 _log = structlog.get_logger("edge")
 
 _FIRST_POLL_MS: Final = 250  # until the first snapshot is here
 
 
-class Edge:
-    """Polls the snapshot each EDGE_POLL_MS, and at once when an unknown issuer shows up."""
+class Change(NamedTuple):
+    """What a new snapshot brought: other `tenants` or keys, new `revocations`."""
 
-    def __init__(
-        self, bus: Bus, changed: Callable[[], None], revoked: Callable[[Identity], bool] = lambda identity: False
-    ) -> None:
+    tenants: bool
+    revocations: list[Revocation]
+
+
+class Edge:
+    """Keeps the snapshot; `changed` is called after each change of it."""
+
+    def __init__(self, bus: Bus, changed: Callable[[Change], None]) -> None:
         self._bus = bus
         self._changed = changed
-        self._revoked = revoked
         self._keys = Keys(())
         self._version = -1
+        self._revocations = Revocations()
+        self._revocations_version = 0
         self._asked_s = -EDGE_REFRESH_MS_MIN / 1_000
         self._wake = asyncio.Event()
         self._refresh: asyncio.Future[bool] | None = None
+        self._hint: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self.epoch = 0
-        self.known = False  # a snapshot was received
+        self.known = False  # a whole snapshot was received
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        await self._bus.serve(names.EDGE_CHANGED, self._told)
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
+        if self._hint is not None:
+            self._hint.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -55,18 +74,25 @@ class Edge:
             self._refresh.set_result(False)
 
     def verify(self, token: str) -> Identity | Refusal:
-        """Keys.verify by the wall clock. TENANT_UNKNOWN_YET may change after refresh(). Whether a token that holds
-        was revoked is asked here, each time: of a remembered one too."""
+        """Keys.verify by the wall clock, or REVOKED. TENANT_UNKNOWN_YET may change after refresh()."""
         outcome = self._keys.verify(token, time.time())
-        if isinstance(outcome, Identity) and self._revoked(outcome):
-            return Refusals.UNAUTHENTICATED
+        if isinstance(outcome, Identity) and self._revocations.revoked(outcome):
+            return Refusals.REVOKED
         return outcome
 
     def origin_allowed(self, tenant: str, origin: str) -> bool:
         return self._keys.origin_allowed(tenant, origin)
 
-    def suspended(self, tenant: str) -> bool:
-        return self._keys.suspended(tenant)
+    def revoked(self, identity: Identity) -> bool:
+        """Was the token revoked since it was verified?"""
+        return self._revocations.revoked(identity)
+
+    def barred(self, session: Session) -> bool:
+        """May this connection not stay: its token revoked, its tenant suspended or gone?"""
+        tenant = session.tenant
+        return self._keys.suspended(tenant) or self._revocations.hit(
+            tenant, session.user, session.token_digest, session.token_issued_s
+        )
 
     def refresh(self) -> "asyncio.Future[bool]":
         """Ask soon (at most once per EDGE_REFRESH_MS_MIN); all who wait share one request that starts after this
@@ -75,6 +101,16 @@ class Edge:
             self._refresh = asyncio.get_running_loop().create_future()
             self._wake.set()
         return self._refresh
+
+    async def _told(self, subject: str, payload: bytes) -> None:
+        """Something changed: ask, but not in the same moment as every other process."""
+        if self._hint is None:
+            pause_s = EDGE_HINT_SPREAD_MS / 1_000 * random.random()  # noqa: S311 jitter
+            self._hint = asyncio.get_running_loop().call_later(pause_s, self._ask_after_hint)
+
+    def _ask_after_hint(self) -> None:
+        self._hint = None
+        self.refresh()
 
     async def _run(self) -> None:
         while True:
@@ -86,27 +122,52 @@ class Edge:
             answered = await self._poll()
             if waiting is not None and not waiting.done():
                 waiting.set_result(answered)
-            pause_ms = EDGE_POLL_MS * random.uniform(0.9, 1.1) if self.known else _FIRST_POLL_MS  # noqa: S311 jitter
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_ms / 1_000):
+                async with asyncio.timeout(self._pause_ms(answered) / 1_000):
                     await self._wake.wait()
 
+    def _pause_ms(self, answered: bool) -> float:
+        if not self.known:
+            return _FIRST_POLL_MS
+        if not answered:
+            return EDGE_REFRESH_MS_MIN
+        return EDGE_POLL_MS * random.uniform(1 - EDGE_JITTER_MAX, 1 + EDGE_JITTER_MAX)  # noqa: S311 jitter
+
     async def _poll(self) -> bool:
-        """One request; True if it was answered."""
-        request = encode(EdgeRequest(have=self._version))
+        """Ask until everything is here; True if it was answered."""
+        while (reply := await self._ask()) is not None:
+            if not self._take(reply):
+                self.known = True
+                return True
+        return False
+
+    async def _ask(self) -> EdgeReply | None:
+        request = encode(EdgeRequest(have=self._version, revocations_have=self._revocations_version))
         try:
             answer = await self._bus.request(names.INBOX_EDGE, request, BUS_REQUEST_TIMEOUT_MS / 1_000)
             reply = decode_reply(answer)
         except (BusError, Unavailable, msgspec.DecodeError) as error:
             _log.debug("edge_poll_failed", error=type(error).__name__)
-            return False
-        if not isinstance(reply, EdgeReply):
-            return False
+            return None
+        return reply if isinstance(reply, EdgeReply) else None
+
+    def _take(self, reply: EdgeReply) -> bool:
+        """Take a reply over; True if there is more to ask for."""
+        # PostgreSQL went back in time: its revocations are numbered anew. What is known here still counts.
+        renumbered = self._revocations_version > 0 and (
+            reply.epoch != self.epoch or reply.revocations_version < self._revocations_version
+        )
         self.epoch = reply.epoch
+        self._revocations.expire(time.time())
+        self._revocations.add(reply.revocations)
+        self._revocations_version = 0 if renumbered else reply.revocations_version
         if reply.tenants is not None:
             self._keys = Keys(reply.tenants, self._keys)
             self._version = reply.version
-            self.known = True
-            _log.info("edge_snapshot", version=reply.version, tenants=len(reply.tenants))
-            self._changed()
-        return True
+        if reply.tenants is not None or reply.revocations:
+            _log.info(
+                "edge_snapshot", version=reply.version,
+                tenants=len(self._keys.tenants), revocations=len(self._revocations),
+            )  # fmt: skip
+            self._changed(Change(reply.tenants is not None, reply.revocations))
+        return renumbered or reply.more

@@ -19,8 +19,9 @@ from gateway.caps import Caps
 from gateway.clock import DatabaseClock
 from gateway.commands import Commands
 from gateway.connections import Connections
-from gateway.edge import Edge
+from gateway.edge import Change, Edge
 from gateway.engine_listener import EngineListener
+from gateway.eviction import Eviction
 from gateway.handshake import HEALTH_PATH, METRICS_PATH
 from gateway.health import Health
 from gateway.inbound import Inbound
@@ -67,6 +68,7 @@ class Gateway:
         clock = DatabaseClock()
         self._timers = Timers()
         self.edge = Edge(bus, self._edge_changed)
+        self._eviction = Eviction(self.registry, self.edge)
         self._presence = Presence(pipeline, self.registry, gateway_id)
         self._outbound = Outbound(pipeline, bus, gateway_id)
         self._resume = Resume(bus, self.edge, clock)
@@ -99,7 +101,7 @@ class Gateway:
     async def start(self, sock: socket.socket) -> None:
         """Serve on a bound socket. Batches are answered before the first client is accepted."""
         self._timers.start(self._resume.tick)
-        self.edge.start()
+        await self.edge.start()
         await self._inbound.start(self._bus, self.gateway_id)
         await self._replacement.start(self.gateway_id)
         await self._health.start()
@@ -125,8 +127,10 @@ class Gateway:
             connection.abort()
         await self._listener.end()
         await asyncio.sleep(0)
-        for part in (self._timers, self._resume, self._commands, self._replacement, self._health, self.edge):
+        for part in (self._timers, self._resume, self._commands, self._replacement, self._health):
             await part.close()
+        await self.edge.close()
+        await self._eviction.close()
         await self._flush_receipts()
 
     async def _flush_receipts(self) -> None:
@@ -147,8 +151,8 @@ class Gateway:
             drain.send_away(chosen, lambda: sum(connection.is_open() for connection in chosen))
         )
 
-    def _edge_changed(self) -> None:
-        self.connections.edge_changed()
+    def _edge_changed(self, change: Change) -> None:
+        self._eviction.changed(change)
 
 
 async def serve(settings: Settings, index: int, sock: socket.socket, to_supervisor: socket.socket) -> None:

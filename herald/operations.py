@@ -19,7 +19,7 @@ from herald.console import iso_time
 from herald.errors import server_down
 from herald.tokens import secret_name
 from notification.errors import InvalidInput
-from notification.messages import EdgeKey
+from notification.messages import JTI, EdgeKey
 from notification.names import PRIORITIES
 from notification.settings import Settings
 
@@ -98,6 +98,17 @@ async def list_tenants(settings: Settings) -> list[dict[str, Any]]:
         }
         for row in rows
     ]  # fmt: skip
+
+
+async def revoke(settings: Settings, tenant: str, kind: str, value: str, life_s: int) -> dict[str, Any]:
+    """Refuse tokens from now on, in the shape of docs/cli.md."""
+    async with _operations(settings) as operations:
+        row = await operations.revoke(tenant, kind, value, life_s)
+    return {
+        "tenant_id": tenant, "kind": row.kind, "value": row.value or None,
+        "issued_before": None if row.kind == JTI else iso_time(row.not_before),
+        "revoked_at": iso_time(row.revoked_at), "expires_at": iso_time(row.expires_at),
+    }  # fmt: skip
 
 
 async def create_tenant(

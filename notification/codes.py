@@ -164,6 +164,7 @@ class Refusals:
 
     MALFORMED: Final = Refusal(400, "malformed")
     UNAUTHENTICATED: Final = Refusal(401, "token", (("WWW-Authenticate", 'Bearer error="invalid_token"'),))
+    REVOKED: Final = Refusal(401, "revoked", (("WWW-Authenticate", 'Bearer error="invalid_token"'),))
     FORBIDDEN_ORIGIN: Final = Refusal(403, "origin")
     SUSPENDED: Final = Refusal(403, "suspended")
     NOT_FOUND: Final = Refusal(404, "not_found")
@@ -181,6 +182,7 @@ REFUSALS: Final = tuple(value for value in vars(Refusals).values() if isinstance
 # `code` of an `error` frame -> what it means. The token's refusals use Refusal.code as well.
 ERRORS: Final = {
     "token": "the token is missing, malformed, expired, or not signed by a key of its issuer",
+    "revoked": "the token was revoked; a fresh one may be good",
     "origin": "the page's origin is not on the tenant's list",
     "suspended": "the tenant is suspended",
     "tenant_not_yet_known": "the gateway has not seen this tenant yet; retry",

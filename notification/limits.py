@@ -24,6 +24,10 @@ ID_CHARS_MAX: Final = 64  # tenant, device, segment: [A-Za-z0-9_-]{1,64}
 USER_CHARS_MAX: Final = 128  # printable ASCII without space
 TENANT_TITLE_CHARS_MAX: Final = 128  # what people call a tenant
 DEVICES_PER_USER_MAX: Final = 16
+REVOCATIONS_COUNT_MAX: Final = 10_000  # of one tenant, by jti and user: 3 MB in a gateway process
+REVOCATIONS_REPLY_COUNT_MAX: Final = 500  # of one edge reply: 500 x (JTI_BYTES_MAX + id + times) < 1 MB of NATS
+REVOCATION_S_DEFAULT: Final = 366 * 86_400  # how long one counts: a connection lasts no longer on one token
+JTI_BYTES_MAX: Final = 512  # of a jti that is revoked, as UTF-8
 
 # --- delivery ---------------------------------------------------------------
 ACK_DUE_MS: Final = 5_000  # every row is stored with due_at = now + 5 s
@@ -77,7 +81,11 @@ BUS_PENDING_MESSAGES_MAX: Final = 8_192  # per subscription; past it nats-py dro
 BUS_PENDING_BYTES_MAX: Final = 64 * 1_024 * 1_024
 INBOX_DEADLINE_MS: Final = 2_000
 INBOX_IN_FLIGHT_MAX: Final = 64  # per inbox process; above it the answer is "busy"
-EDGE_POLL_MS: Final = 5_000  # edge snapshot version compared every 5 s
+EDGE_POLL_MS: Final = 3_500  # edge snapshot version compared this often, where no hint of a change came
+EDGE_JITTER_MAX: Final = 0.1  # of it, so that processes do not ask all at once
+EDGE_HINT_SPREAD_MS: Final = 300  # after a hint each process asks within this
+EDGE_HINT_CHECK_MS: Final = 10_000  # the connection that listens for changes is tried this often
+REVOKED_MS_MAX: Final = 5_000  # a revocation is obeyed by every gateway process within this
 
 # --- gateway ----------------------------------------------------------------
 UNACKED_PER_CONNECTION_MAX: Final = 256  # then its lanes wait in the log, not in memory
@@ -125,6 +133,8 @@ DRAIN_WINDOW_MS: Final = 5_000
 DRAIN_LISTEN_MS: Final = 300  # a draining listener answers 503 this long before it closes
 HEADERS_COUNT_MAX: Final = 100  # request header lines -> 431
 DOORS_HELD_MAX: Final = 1_000  # upgrades waiting for a fresh edge snapshot, per process
+EVICTION_LOOKS_COUNT_MAX: Final = 1_000  # live connections held to a changed snapshot in one turn of the loop
+EVICTION_CLOSE_COUNT: Final = 50  # what closing one counts as
 EDGE_REFRESH_MS_MIN: Final = 1_000  # an unknown issuer asks for a newer snapshot at most this often
 FILLS_IN_FLIGHT_MAX: Final = 8  # requests of one gateway process to role inbox for owed items
 FILLS_TICK_MS: Final = 2  # connections that ask within this share a request: short beside a connect's 100 ms
@@ -173,6 +183,9 @@ STARTUP_DEADLINE_S: Final = 60  # a server that stays down this long at start en
 KAFKA_RETENTION_MS: Final = 72 * 3_600_000  # longer than a weekend without anybody looking
 
 assert EVENT_BYTES_MAX > PAYLOAD_BYTES_MAX
+assert EDGE_POLL_MS * (1 + EDGE_JITTER_MAX) + EDGE_REFRESH_MS_MIN < REVOKED_MS_MAX
+assert EDGE_HINT_SPREAD_MS + EDGE_REFRESH_MS_MIN + BUS_REQUEST_TIMEOUT_MS < REVOKED_MS_MAX
+assert REVOCATIONS_REPLY_COUNT_MAX * (JTI_BYTES_MAX + 2 * ID_CHARS_MAX) < BUS_MESSAGE_BYTES_MAX / 2
 assert FILL_BYTES_MAX + PAYLOAD_BYTES_MAX * 4 < BUS_MESSAGE_BYTES_MAX
 assert BUS_BATCH_BYTES_MAX < BUS_MESSAGE_BYTES_MAX
 assert LEASE_RENEW_MS * 2 < LEASE_MS <= GATEWAY_DEAD_MS

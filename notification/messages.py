@@ -111,9 +111,10 @@ class PageReply(_Message, frozen=True, tag="paged"):
 
 
 class EdgeRequest(_Message, frozen=True, tag="edge"):
-    """The edge snapshot, unless its version is still `have`."""
+    """The edge snapshot, unless its version is still `have`, and the revocations after `revocations_have`."""
 
     have: int
+    revocations_have: int = 0
 
 
 class EdgeKey(_Message, frozen=True):
@@ -138,12 +139,30 @@ class EdgeTenant(_Message, frozen=True):
     keys: list[EdgeKey]
 
 
+class Revocation(_Message, frozen=True):
+    """Tokens of a tenant that count no more until `expires_s` (Unix): the one whose jti is `value` (kind JTI), or
+    those of user `value` (USER) or of everybody (TENANT, "") that were issued before `not_before_s` (Unix)."""
+
+    tenant: str
+    kind: str
+    value: str
+    not_before_s: int
+    expires_s: int
+
+
 class EdgeReply(_Message, frozen=True, tag="edges"):
-    """The snapshot; `tenants` is None when `have` was current. `epoch`: the log's epoch."""
+    """The snapshot; `tenants` is None when `have` was current. `epoch`: the log's epoch.
+
+    `revocations`: those that count and are younger than the request's `revocations_have`, in order, at most
+    REVOCATIONS_REPLY_COUNT_MAX; `revocations_version` is how far they reach; `more`: ask again from there.
+    """
 
     version: int
     epoch: int
     tenants: list[EdgeTenant] | None
+    revocations: list[Revocation] = []
+    revocations_version: int = 0
+    more: bool = False
 
 
 InboxRequest = FillsRequest | StateRequest | PageRequest | EdgeRequest
@@ -208,6 +227,11 @@ class Replaced(_Message, frozen=True):
     device: str
     epoch: int
 
+
+# Revocation.kind
+JTI: Final = "jti"
+USER: Final = "user"
+TENANT: Final = "tenant"
 
 LANES_UNKNOWN: Final = [-1] * LANE_COUNT
 

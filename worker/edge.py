@@ -1,26 +1,32 @@
-"""The edge snapshot: what gateways must know of tenants to let their clients in, versioned."""
+"""The edge snapshot, versioned: what gateways must know of tenants and revoked tokens to let their clients in."""
 
 from typing import Final
 
 import structlog
 
 from notification.errors import CryptoError
-from notification.messages import EdgeKey, EdgeReply, EdgeRequest, EdgeTenant
+from notification.limits import REVOCATIONS_REPLY_COUNT_MAX
+from notification.messages import EdgeKey, EdgeReply, EdgeRequest, EdgeTenant, Revocation
 from worker.database import Connection, Pool, show_tenants, tenant_ids
 from worker.keys import open_issuer_key
 
 _log = structlog.get_logger("edge")
 
-_STATE: Final = "SELECT edge_version, epoch FROM log_state"
+_STATE: Final = "SELECT edge_version, epoch, revocations_version FROM log_state"
 _TENANTS: Final = "SELECT tenant_id, status, origins FROM tenants ORDER BY tenant_id"
 _KEYS: Final = (
     "SELECT tenant_id, issuer, audience, kid, algorithm, sealed_key FROM issuer_keys "
     "ORDER BY tenant_id, issuer, kid"
 )
+_REVOCATIONS: Final = """
+SELECT tenant_id, kind, value, version, extract(epoch FROM not_before)::bigint AS not_before_s,
+       ceil(extract(epoch FROM expires_at))::bigint AS expires_s
+FROM revocations WHERE version > $1 AND expires_at > now() ORDER BY version LIMIT $2
+"""
 
 
 class Edge:
-    """Answers EdgeRequest; keeps the snapshot of the newest version it has seen."""
+    """Answers EdgeRequest; keeps the tenants of the newest version it has seen."""
 
     def __init__(self, master: bytes, pool: Pool) -> None:
         self._master = master
@@ -36,14 +42,18 @@ class Edge:
         ):
             state = await connection.fetchrow(_STATE)
             assert state is not None
-            version, epoch = state["edge_version"], state["epoch"]
-            if version == request.have:
-                return EdgeReply(version, epoch, None)
-            tenants = self._tenants
-            if version != self._version:
-                tenants = await self._read(connection)
-        self._version, self._tenants = version, tenants
-        return EdgeReply(version, epoch, tenants)
+            version, numbered = state["edge_version"], state["revocations_version"]
+            revocations: list[Revocation] = []
+            more = False
+            if request.revocations_have < numbered:
+                revocations, reached, more = await _revocations(connection, request.revocations_have)
+                numbered = reached if more else numbered
+            tenants = None
+            if version != request.have:
+                tenants = self._tenants if version == self._version else await self._read(connection)
+        if tenants is not None:
+            self._version, self._tenants = version, tenants
+        return EdgeReply(version, state["epoch"], tenants, revocations, numbered, more)
 
     async def _read(self, connection: Connection) -> list[EdgeTenant]:
         await show_tenants(connection, await tenant_ids(connection))
@@ -60,3 +70,15 @@ class Edge:
             EdgeTenant(row["tenant_id"], row["status"], list(row["origins"]), keys.get(row["tenant_id"], []))
             for row in await connection.fetch(_TENANTS)
         ]
+
+
+async def _revocations(connection: Connection, after: int) -> tuple[list[Revocation], int, bool]:
+    """The oldest REVOCATIONS_REPLY_COUNT_MAX above version `after`, the version they reach, are there more."""
+    await show_tenants(connection, await tenant_ids(connection))
+    rows = await connection.fetch(_REVOCATIONS, after, REVOCATIONS_REPLY_COUNT_MAX + 1)
+    found = rows[:REVOCATIONS_REPLY_COUNT_MAX]
+    revocations = [
+        Revocation(row["tenant_id"], row["kind"], row["value"], row["not_before_s"], row["expires_s"])
+        for row in found
+    ]
+    return revocations, found[-1]["version"] if found else after, len(rows) > len(found)

@@ -1,5 +1,6 @@
-"""What an operator does to Herald: tenants, and what became of a notification. The CLI calls this."""
+"""What an operator does to Herald: tenants, revocations, and what became of a notification. The CLI calls this."""
 
+import asyncio
 import dataclasses
 import datetime
 import uuid
@@ -9,9 +10,14 @@ from typing import Final, Self
 import asyncpg
 
 from notification.errors import InvalidInput
-from notification.ids import check_token
-from notification.limits import TENANT_TITLE_CHARS_MAX
-from notification.messages import EdgeKey
+from notification.ids import check_token, check_user
+from notification.limits import (
+    JTI_BYTES_MAX,
+    REVOCATION_S_DEFAULT,
+    REVOCATIONS_COUNT_MAX,
+    TENANT_TITLE_CHARS_MAX,
+)
+from notification.messages import JTI, TENANT, USER, EdgeKey
 from notification.settings import Settings
 from worker.database import Pool, connect_pool, show_tenants, tenant_ids, tenant_transaction
 from worker.keys import FIRST_VERSION, master_key, new_tenant_key, seal_issuer_key
@@ -27,6 +33,18 @@ _NEW_KEY: Final = (
     "VALUES ($1, $2, $3, $4, $5, $6)"
 )
 _TENANTS: Final = "SELECT tenant_id, tenant_name, status, origins, created_at FROM tenants ORDER BY tenant_id"
+_EXPIRED: Final = "DELETE FROM revocations WHERE tenant_id = $1 AND expires_at <= now()"
+_OTHERS: Final = "SELECT count(*) FROM revocations WHERE tenant_id = $1 AND (kind, value) <> ($2, $3)"
+# A token's iat has whole seconds, so of the running second none counts any more; `wait_s` is the rest of it.
+_REVOKE: Final = """
+INSERT INTO revocations (tenant_id, kind, value, not_before, revoked_at, expires_at)
+SELECT $1, $2, $3, date_trunc('second', now) + interval '1 s', now, now + $4 * interval '1 s'
+FROM clock_timestamp() AS now
+ON CONFLICT (tenant_id, kind, value) DO UPDATE
+SET not_before = excluded.not_before, revoked_at = excluded.revoked_at,
+    expires_at = greatest(revocations.expires_at, excluded.expires_at)
+RETURNING not_before, revoked_at, expires_at, extract(epoch FROM not_before - clock_timestamp())::float8 AS wait_s
+"""
 _NOTIFICATIONS: Final = """
 SELECT entity_id, type, priority, status, status_code, attempt, sent_at, expiry, seen_at, read_at, archived_at
 FROM notifications WHERE tenant_id = $1 AND notification_id = $2 AND day = $3 ORDER BY entity_id
@@ -46,6 +64,17 @@ class Tenant:
     status: str
     origins: list[str]
     created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Revoked:
+    """A row of `revocations`. `kind`: messages.JTI (`value` is the jti), USER (the user) or TENANT ("")."""
+
+    kind: str
+    value: str
+    not_before: datetime.datetime
+    revoked_at: datetime.datetime
+    expires_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,6 +160,34 @@ class Operations:
             for row in rows
         ]
 
+    async def revoke(self, tenant: str, kind: str, value: str, life_s: int = REVOCATION_S_DEFAULT) -> Revoked:
+        """Refuse tokens of a tenant, on every gateway process within REVOKED_MS_MAX, for `life_s` (longer than they
+        live): one by its jti, or all of a user or of everybody that were issued until now. Returns once a new token
+        counts.
+
+        Raises InvalidInput: a bad value, an unknown tenant, REVOCATIONS_COUNT_MAX reached.
+        """
+        check_token(tenant, "tenant")
+        if kind == JTI:
+            _check_jti(value)
+        elif kind == USER:
+            check_user(value, "user")
+        elif (kind, value) != (TENANT, ""):
+            raise InvalidInput("kind", f"must be {JTI}, {USER} or {TENANT}")
+        async with tenant_transaction(self._pool, [tenant]) as connection:
+            await connection.execute(_EXPIRED, tenant)
+            others = await connection.fetchval(_OTHERS, tenant, kind, value)
+            if kind != TENANT and others >= REVOCATIONS_COUNT_MAX:
+                raise InvalidInput("tenant", f"{tenant} has {others} revocations; revoke all of its tokens instead")
+            try:
+                row = await connection.fetchrow(_REVOKE, tenant, kind, value, life_s)
+            except asyncpg.ForeignKeyViolationError as error:
+                raise InvalidInput("tenant", f"{tenant} does not exist") from error
+        assert row is not None
+        if kind != JTI:
+            await asyncio.sleep(row["wait_s"])
+        return Revoked(kind, value, row["not_before"], row["revoked_at"], row["expires_at"])
+
     async def notification_status(self, tenant: str, ident: uuid.UUID) -> list[NotificationStatus]:
         """Per user, the status and history of a notification; empty when the tenant has none of this id.
 
@@ -145,6 +202,16 @@ class Operations:
                 entry = HistoryEntry(row["status"], row["status_code"], row["timestamp"])
                 history.setdefault(row["entity_id"], []).append(entry)
         return [_status(row, history.get(row["entity_id"], [])) for row in rows]
+
+
+def _check_jti(value: str) -> None:
+    """Raises InvalidInput."""
+    try:
+        count = len(value.encode("utf-8"))
+    except UnicodeEncodeError:
+        count = 0
+    if not 1 <= count <= JTI_BYTES_MAX or "\0" in value:
+        raise InvalidInput("jti", f"must be 1 to {JTI_BYTES_MAX} bytes of UTF-8")
 
 
 def _status(row: asyncpg.Record, history: list[HistoryEntry]) -> NotificationStatus:

@@ -30,6 +30,7 @@ from worker.clock import DatabaseClock
 from worker.database import AWAY, Pool, connect_pool
 from worker.dispatch import Dispatcher
 from worker.edge import Edge
+from worker.edge_hint import EdgeHint
 from worker.inbox import Inbox
 from worker.intake import Intake
 from worker.keys import KeyRing, master_key, verify_master_key
@@ -278,6 +279,7 @@ class _Inbox(Role):
         self._presence = RedisPresence(redis, beats)
         ring = KeyRing(master, pool, keys_pool)
         self._inbox = Inbox(bus, pool, ring, Edge(master, pool), self._presence, self._clock)
+        self._hint = EdgeHint(pool, bus)
         self._listen = beats.listen
 
     @classmethod
@@ -296,6 +298,7 @@ class _Inbox(Role):
 
     def begin(self) -> None:
         self._run("inbox clock", self._clock.follow(self._pool))
+        self._run("edge hint", self._hint.run())
 
     async def stop(self) -> None:
         await self._bus.close()

@@ -26,6 +26,8 @@ cdef class Session:
         readonly bytes tag
         readonly int64_t connection_epoch
         public int64_t token_expiry_ms
+        public int64_t token_issued_s
+        public int64_t token_digest
         readonly int phase
         readonly int close_code
         readonly bint close_sent

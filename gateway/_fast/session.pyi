@@ -26,7 +26,7 @@ class Session:
     no JSON. Memory is bounded by limits: FRAME_BYTES_MAX of a message in parts, UNACKED_PER_CONNECTION_MAX
     unacked entries, and whatever the caller queued since the last take()."""
 
-    # Read-only, but for token_expiry_ms and blocked.
+    # Read-only, but for the token_ fields and blocked.
     tenant: str
     user: str
     device: str
@@ -35,6 +35,8 @@ class Session:
     tag: bytes  # names.user_tag, the registry key
     connection_epoch: int
     token_expiry_ms: int  # monotonic; 0 = none
+    token_issued_s: int  # Unix; 0 = unknown. The policy's, as token_digest: a revocation is compared with them
+    token_digest: int  # 64 bits, signed; 0 = none
     phase: int
     close_code: int  # 0 until a close is queued (ours) or received (echoed)
     close_sent: bool  # our close frame, which is the last, was taken whole

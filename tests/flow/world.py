@@ -38,6 +38,7 @@ from notification.messages import (
     PageReply,
     PageRequest,
     ReceiptsEntry,
+    Revocation,
     StateReply,
     StateRequest,
 )
@@ -129,6 +130,7 @@ class World:
         self.log = Log()
         self.tenants = [self.tenant("acme"), self.tenant("evil", status="suspended")]
         self.version = 1
+        self.revoked: list[Revocation] = []
         self.port = 0
         self.inbox: MemoryBus | None = None
         self._buses: list[MemoryBus] = []
@@ -171,11 +173,18 @@ class World:
         for bus in self._buses:
             await bus.close()
 
+    async def revoke(self, kind: str, value: str = "", tenant: str = "acme", not_before_s: int = 0) -> None:
+        """Revoke, and tell every gateway that something changed; by default what was issued until now."""
+        now_s = int(time.time())
+        self.revoked.append(Revocation(tenant, kind, value, not_before_s or now_s + 1, now_s + 3_600))
+        await self.inbox_bus().publish(names.EDGE_CHANGED, b"")
+
     async def _answer(self, subject: str, payload: bytes) -> bytes:
         request = messages.decode_request(payload)
         if isinstance(request, EdgeRequest):
             tenants = self.tenants if request.have != self.version else None
-            return messages.encode(EdgeReply(self.version, EPOCH, tenants))
+            revoked = self.revoked[request.revocations_have :]
+            return messages.encode(EdgeReply(self.version, EPOCH, tenants, revoked, len(self.revoked)))
         if self.log.busy:
             return messages.encode(Failure("busy"))
         if isinstance(request, FillsRequest):

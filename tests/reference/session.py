@@ -40,7 +40,7 @@ class Session:
     def __init__(self, now_ms: int) -> None:
         self.tenant = self.user = self.device = self.session_id = self.client_id = ""
         self.tag = b""
-        self.connection_epoch = self.token_expiry_ms = 0
+        self.connection_epoch = self.token_expiry_ms = self.token_issued_s = self.token_digest = 0
         self.phase = AWAIT_AUTH
         self.close_code = 0
         self.close_sent = self.close_received = self.blocked = self.binary = False

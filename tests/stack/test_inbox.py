@@ -144,8 +144,8 @@ async def test_the_edge_snapshot_has_every_tenants_keys_and_is_skipped_when_know
     [key] = mine.keys
     assert (mine.status, key.issuer, key.algorithm) == ("active", f"herald:{world.tenant}", "HS256")
     assert key.key == servers.secret(f"issuer_{world.tenant}.key")
-    again = await world.ask(EdgeRequest(reply.version))
-    assert again == EdgeReply(reply.version, reply.epoch, None)
+    again = await world.ask(EdgeRequest(reply.version, reply.revocations_version))
+    assert again == EdgeReply(reply.version, reply.epoch, None, [], reply.revocations_version)
     await world.lab.owner.execute("UPDATE tenants SET status = 'suspended' WHERE tenant_id = $1", world.tenant)
     changed = await world.ask(EdgeRequest(reply.version))
     assert isinstance(changed, EdgeReply)

@@ -2,17 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import jwt
 import pytest
 
-from gateway.edge import Edge
+from gateway.edge import Change, Edge
 from gateway.tokens import Identity
 from notification import messages, names
 from notification.codes import Refusals
 from notification.limits import EDGE_REFRESH_MS_MIN
-from notification.messages import EdgeKey, EdgeReply, EdgeRequest, EdgeTenant
+from notification.messages import JTI, EdgeKey, EdgeReply, EdgeRequest, EdgeTenant, Revocation
 from tests.twins.bus import Hub, MemoryBus
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -27,6 +27,11 @@ class Inbox:
         self.version = 1
         self.names = ["acme"]
         self.asked: list[int] = []
+        self.asked_after: list[int] = []
+        self.epoch = 7
+        self.revoked: list[Revocation] = []
+        self.page = 100
+        self.changes: list[Change] = []  # as the gateway was told
 
     async def answer(self, subject: str, payload: bytes) -> bytes:
         request = messages.decode_request(payload)
@@ -36,10 +41,25 @@ class Inbox:
             EdgeTenant(name, "active", [], [EdgeKey(f"iss:{name}", "herald", "", "HS256", SECRET)])
             for name in self.names
         ]
-        return messages.encode(EdgeReply(self.version, 7, None if request.have == self.version else tenants))
+        self.asked_after.append(request.revocations_have)
+        after = self.revoked[request.revocations_have :]
+        more = len(after) > self.page
+        reached = request.revocations_have + self.page if more else len(self.revoked)
+        return messages.encode(
+            EdgeReply(
+                self.version, self.epoch, None if request.have == self.version else tenants,
+                after[: self.page], reached, more,
+            )
+        )  # fmt: skip
 
     async def start(self) -> None:
         await self.bus.serve(names.INBOX_EDGE, self.answer)
+
+    def revoke(self, *jtis: str) -> None:
+        self.revoked += [Revocation("acme", JTI, jti, 0, 2**40) for jti in jtis]
+
+    async def hint(self) -> None:
+        await self.bus.publish(names.EDGE_CHANGED, b"")
 
     def add(self, name: str) -> None:
         self.names.append(name)
@@ -55,21 +75,25 @@ async def inbox() -> AsyncIterator[Inbox]:
 
 @pytest.fixture
 async def edge(inbox: Inbox) -> AsyncIterator[Edge]:
-    edge = Edge(MemoryBus(inbox.hub), lambda: None)
-    edge.start()
+    edge = Edge(MemoryBus(inbox.hub), inbox.changes.append)
+    await edge.start()
     yield edge
     await edge.close()
 
 
-async def until_known(edge: Edge) -> None:
-    async with asyncio.timeout(2):
-        while not edge.known:  # noqa: ASYNC110 - seen from outside
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0.01)
 
 
-def token(tenant: str) -> str:
+async def until_known(edge: Edge) -> None:
+    await until(lambda: edge.known)
+
+
+def token(tenant: str, jti: str = "1") -> str:
     expiry_s = int(time.time()) + 60
-    claims = {"iss": f"iss:{tenant}", "aud": "herald", "tid": tenant, "sub": "u", "jti": "1", "exp": expiry_s}
+    claims = {"iss": f"iss:{tenant}", "aud": "herald", "tid": tenant, "sub": "u", "jti": jti, "exp": expiry_s}
     return jwt.encode(claims, SECRET, algorithm="HS256")
 
 
@@ -84,28 +108,15 @@ async def test_the_first_snapshot_comes_as_soon_as_there_is_an_inbox(inbox: Inbo
     assert inbox.asked == [-1]
 
 
-async def test_revocation_is_asked_each_time_a_token_holds(inbox: Inbox) -> None:
-    revoked: set[str] = set()
-    asked: list[str] = []
-
-    def is_revoked(identity: Identity) -> bool:
-        asked.append(identity.jti)
-        return identity.jti in revoked
-
+async def test_revocation_is_asked_of_a_remembered_token_too(inbox: Inbox, edge: Edge) -> None:
     await inbox.start()
-    edge = Edge(MemoryBus(inbox.hub), lambda: None, is_revoked)
-    edge.start()
-    try:
-        await until_known(edge)
-        text = token("acme")
-        assert isinstance(edge.verify(text), Identity)
-        assert isinstance(edge.verify(text), Identity)
-        revoked.add("1")
-        assert edge.verify(text) is Refusals.UNAUTHENTICATED
-        assert edge.verify(text + "x") is Refusals.UNAUTHENTICATED
-        assert asked == ["1", "1", "1"]
-    finally:
-        await edge.close()
+    await until_known(edge)
+    text = token("acme")
+    assert isinstance(edge.verify(text), Identity)
+    assert isinstance(edge.verify(text), Identity)
+    inbox.revoke("1")
+    assert await edge.refresh()
+    assert edge.verify(text) is Refusals.REVOKED
 
 
 async def test_a_refresh_is_shared_and_not_too_frequent(inbox: Inbox, edge: Edge) -> None:
@@ -134,3 +145,74 @@ async def test_nobody_waits_for_an_edge_that_closed(inbox: Inbox, edge: Edge) ->
     refresh = edge.refresh()
     await edge.close()
     assert await refresh is False
+
+
+async def test_a_revoked_token_is_refused_from_the_first_snapshot_on(inbox: Inbox, edge: Edge) -> None:
+    inbox.revoke("1")
+    await inbox.start()
+    await until_known(edge)
+    assert edge.verify(token("acme")) is Refusals.REVOKED
+    assert isinstance(edge.verify(token("acme", "2")), Identity)
+
+
+async def test_nobody_is_let_in_before_all_revocations_are_here(inbox: Inbox, edge: Edge) -> None:
+    inbox.page = 2
+    inbox.revoke("a", "b", "c", "d", "1")
+    await inbox.start()
+    await until_known(edge)
+    assert inbox.asked_after == [0, 2, 4]
+    assert edge.verify(token("acme")) is Refusals.REVOKED
+
+
+async def test_a_hint_is_followed_at_once_and_brings_the_change_alone(inbox: Inbox, edge: Edge) -> None:
+    await inbox.start()
+    await until_known(edge)
+    inbox.changes.clear()
+    inbox.revoke("1")
+    await inbox.hint()
+    await inbox.hint()
+    await until(lambda: edge.verify(token("acme")) is Refusals.REVOKED)
+    assert inbox.changes == [Change(False, inbox.revoked)]
+    assert inbox.asked == [-1, 1]
+    inbox.revoke("2")
+    await inbox.hint()
+    await until(lambda: edge.verify(token("acme", "2")) is Refusals.REVOKED)
+    assert inbox.asked_after == [0, 0, 1]
+
+
+async def test_without_a_hint_the_poll_finds_it(inbox: Inbox, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.edge.EDGE_POLL_MS", 50)
+    await inbox.start()
+    await until_known(edge)
+    inbox.revoke("1")
+    await until(lambda: edge.verify(token("acme")) is Refusals.REVOKED)
+
+
+async def test_an_inbox_that_was_away_is_asked_again_soon(
+    inbox: Inbox, edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.edge.EDGE_POLL_MS", 10**9)
+    await inbox.start()
+    await until_known(edge)
+    inbox.hub.up = False
+    assert await edge.refresh() is False
+    inbox.revoke("1")
+    inbox.hub.up = True
+    await until(lambda: edge.verify(token("acme")) is Refusals.REVOKED)
+
+
+@pytest.mark.parametrize("epoch", [7, 8])
+async def test_a_database_that_went_back_in_time_is_read_anew(inbox: Inbox, edge: Edge, epoch: int) -> None:
+    """Its revocations count from a lower number; those it lost still count here."""
+    inbox.revoke("1", "2", "3")
+    await inbox.start()
+    await until_known(edge)
+    inbox.revoked = inbox.revoked[:1]
+    inbox.revoke("4")
+    if epoch != inbox.epoch:
+        inbox.epoch = epoch
+        inbox.revoke("5")
+    assert await edge.refresh()
+    for jti in ("1", "2", "3", "4"):
+        assert edge.verify(token("acme", jti)) is Refusals.REVOKED, jti
+    assert inbox.asked_after == [0, 3, 0]

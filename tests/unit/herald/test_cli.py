@@ -19,7 +19,7 @@ from tests.unit.herald.documented import documented, same_shape
     [
         [], ["--help"], ["send", "--help"], ["listen", "-h"], ["token", "--help"], ["status", "--help"],
         ["tenant", "--help"], ["tenant", "create", "--help"], ["tenant", "list", "--help"], ["config", "--help"],
-        ["config", "check", "--help"], ["--version"],
+        ["config", "check", "--help"], ["revoke", "--help"], ["--version"],
     ],
 )  # fmt: skip
 def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
@@ -66,6 +66,11 @@ def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
         (["tenant", "create", "shop", "--algorithm", "RS256"], "--public-key and --algorithm go together"),
         (["tenant", "create", "shop", "--issuer", "x"], "belong to a --public-key"),
         (["tenant", "create", "shop", "--origin", "shop.example.com"], "--origin: must be an origin such as"),
+        (["revoke", "--tenant", "shop"], "give one of --jti, --user and --all"),
+        (["revoke", "--tenant", "shop", "--user", "ann", "--all"], "give one of --jti, --user and --all"),
+        (["revoke", "--tenant", "shop", "--user", "a b"], "--user: must be 1 to 128 printable ASCII characters"),
+        (["revoke", "--tenant", "a b", "--all"], "--tenant: must be 1 to 64"),
+        (["revoke", "--tenant", "shop", "--all", "--expires-in", "0"], "--expires-in"),
         (["--config", "none.toml", "config", "check"], "none.toml"),
     ],
 )

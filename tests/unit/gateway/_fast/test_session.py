@@ -62,6 +62,10 @@ class TestPhases:
         assert session.phase == module.LIVE
         session.token_expiry_ms = 123  # a reauth
         assert session.token_expiry_ms == 123
+        assert (session.token_issued_s, session.token_digest) == (0, 0)
+        for digest in (2**63 - 1, -(2**63)):
+            session.token_issued_s, session.token_digest = 2**40, digest
+            assert (session.token_issued_s, session.token_digest) == (2**40, digest)
 
     def test_authenticate_does_not_reopen(self, module: Any) -> None:
         session = module.Session(0)
