@@ -38,6 +38,7 @@ _REFUSED: Final[dict[Refusal, tuple[Close, int | None]]] = {
     Refusals.FORBIDDEN_ORIGIN: (Closes.REVOKED, None),
     Refusals.SUSPENDED: (Closes.REVOKED, None),
     Refusals.TENANT_UNKNOWN_YET: (Closes.DRAIN, 1_000),
+    Refusals.KEY_UNKNOWN_YET: (Closes.DRAIN, 1_000),
     Refusals.TOO_MANY: (Closes.TOO_FAST, 5_000),
 }
 # After these of our closes the device is on its way back; any other close handshake means it is offline.

@@ -16,7 +16,8 @@ import structlog
 
 from gateway._fast.session import Session
 from gateway.revocations import Revocations
-from gateway.tokens import Identity, Keys
+from gateway.tokens import Identity, Keys, claimed_issuer
+from gateway.unknown_keys import UnknownKeys
 from notification import names
 from notification.bus import Bus
 from notification.codes import Refusal, Refusals
@@ -52,6 +53,7 @@ class Edge:
         self._version = -1
         self._revocations = Revocations()
         self._revocations_version = 0
+        self._unknown = UnknownKeys()
         self._asked_s = -EDGE_REFRESH_MS_MIN / 1_000
         self._wake = asyncio.Event()
         self._refresh: asyncio.Future[bool] | None = None
@@ -74,10 +76,15 @@ class Edge:
             self._refresh.set_result(False)
 
     def verify(self, token: str) -> Identity | Refusal:
-        """Keys.verify by the wall clock, or REVOKED. TENANT_UNKNOWN_YET may change after refresh()."""
+        """Keys.verify by the wall clock; or REVOKED; or KEY_UNKNOWN_YET, while the keys of its issuer are fetched.
+        TENANT_UNKNOWN_YET may change after refresh()."""
         outcome = self._keys.verify(token, time.time())
         if isinstance(outcome, Identity) and self._revocations.revoked(outcome):
             return Refusals.REVOKED
+        if outcome is Refusals.TENANT_UNKNOWN_YET:
+            outcome = self._unknown.judge(claimed_issuer(token), time.monotonic())
+            if outcome is Refusals.KEY_UNKNOWN_YET:
+                self.refresh()
         return outcome
 
     def origin_allowed(self, tenant: str, origin: str) -> bool:
@@ -142,7 +149,9 @@ class Edge:
         return False
 
     async def _ask(self) -> EdgeReply | None:
-        request = encode(EdgeRequest(have=self._version, revocations_have=self._revocations_version))
+        request = encode(
+            EdgeRequest(self._version, self._revocations_version, self._unknown.asked(time.monotonic()))
+        )
         try:
             answer = await self._bus.request(names.INBOX_EDGE, request, BUS_REQUEST_TIMEOUT_MS / 1_000)
             reply = decode_reply(answer)
@@ -164,6 +173,8 @@ class Edge:
         if reply.tenants is not None:
             self._keys = Keys(reply.tenants, self._keys)
             self._version = reply.version
+            self._unknown.issuers(issuer for tenant in reply.tenants for issuer in tenant.jwks_issuers)
+        self._unknown.fetched(reply.fetched, time.monotonic())
         if reply.tenants is not None or reply.revocations:
             _log.info(
                 "edge_snapshot", version=reply.version,

@@ -133,7 +133,27 @@ async def create_tenant(
         raise
     return {
         "tenant_id": tenant, "title": title, "origins": origins, "issuer": key.issuer, "audience": key.audience,
-        "kid": key.kid, "algorithm": key.algorithm, "secret_file": None if file is None else str(file),
+        "kid": key.kid, "algorithm": key.algorithm, "jwks_url": None,
+        "secret_file": None if file is None else str(file),
+    }  # fmt: skip
+
+
+async def create_published_tenant(
+    settings: Settings, tenant: str, title: str, origins: list[str], issuer: str, audience: str, jwks_url: str
+) -> dict[str, Any]:
+    """Make a tenant whose issuer publishes its keys. Raises InvalidInput, SettingsError, herald.errors.Failed."""
+    from worker.jwks import check_url
+    from worker.operations import Publisher
+
+    try:
+        check_url(jwks_url, settings.jwks_plain_loopback)
+    except InvalidInput as error:
+        raise InvalidInput("--jwks-url", error.rule) from error
+    async with _operations(settings) as operations:
+        await operations.create_tenant(tenant, title, origins, [], [Publisher(issuer, audience, jwks_url)])
+    return {
+        "tenant_id": tenant, "title": title, "origins": origins, "issuer": issuer, "audience": audience,
+        "kid": None, "algorithm": None, "jwks_url": jwks_url, "secret_file": None,
     }  # fmt: skip
 
 

@@ -175,6 +175,7 @@ class Refusals:
     OVERLOADED: Final = Refusal(503, "overloaded", (("Retry-After", "1"),))
     DRAINING: Final = Refusal(503, "draining", (("Retry-After", "1"),))
     TENANT_UNKNOWN_YET: Final = Refusal(503, "tenant_not_yet_known", (("Retry-After", "1"),))
+    KEY_UNKNOWN_YET: Final = Refusal(503, "key_not_yet_known", (("Retry-After", "1"),))
 
 
 REFUSALS: Final = tuple(value for value in vars(Refusals).values() if isinstance(value, Refusal))
@@ -186,6 +187,7 @@ ERRORS: Final = {
     "origin": "the page's origin is not on the tenant's list",
     "suspended": "the tenant is suspended",
     "tenant_not_yet_known": "the gateway has not seen this tenant yet; retry",
+    "key_not_yet_known": "the issuer's keys are fetched anew because this one is not among them; retry",
     "bad_frame": "a frame is not JSON, not an object, or breaks the protocol; the third closes 4400",
     "busy": "the inbox did not answer in time; retry",
     "device_mismatch": "reauth may not change tenant, user or device",

@@ -87,6 +87,18 @@ EDGE_HINT_SPREAD_MS: Final = 300  # after a hint each process asks within this
 EDGE_HINT_CHECK_MS: Final = 10_000  # the connection that listens for changes is tried this often
 REVOKED_MS_MAX: Final = 5_000  # a revocation is obeyed by every gateway process within this
 
+# --- keys of issuers --------------------------------------------------------
+JWKS_REFRESH_S: Final = 300  # an issuer's JWKS is fetched this often; a key it took back is refused by then
+JWKS_COOLDOWN_S: Final = 30  # and never more often than this, whoever asks
+JWKS_POLL_MS: Final = 2_000  # issuers that are due are looked for this often
+JWKS_DEADLINE_MS: Final = 5_000  # of one fetch
+JWKS_FETCHES_COUNT_MAX: Final = 8  # at once, per inbox process
+JWKS_BYTES_MAX: Final = 131_072  # of one JWKS: 64 keys with their certificates
+JWKS_KEYS_COUNT_MAX: Final = 64  # of one issuer
+JWKS_MISSING_COUNT_MAX: Final = 64  # issuers in one edge request
+JWKS_URL_CHARS_MAX: Final = 2_048
+KID_CHARS_MAX: Final = 256
+
 # --- gateway ----------------------------------------------------------------
 UNACKED_PER_CONNECTION_MAX: Final = 256  # then its lanes wait in the log, not in memory
 FRAME_BYTES_MAX: Final = 16_384  # client message, after reassembly -> 1009
@@ -183,6 +195,7 @@ STARTUP_DEADLINE_S: Final = 60  # a server that stays down this long at start en
 KAFKA_RETENTION_MS: Final = 72 * 3_600_000  # longer than a weekend without anybody looking
 
 assert EVENT_BYTES_MAX > PAYLOAD_BYTES_MAX
+assert JWKS_DEADLINE_MS < JWKS_COOLDOWN_S * 1_000 < JWKS_REFRESH_S * 1_000
 assert EDGE_POLL_MS * (1 + EDGE_JITTER_MAX) + EDGE_REFRESH_MS_MIN < REVOKED_MS_MAX
 assert EDGE_HINT_SPREAD_MS + EDGE_REFRESH_MS_MIN + BUS_REQUEST_TIMEOUT_MS < REVOKED_MS_MAX
 assert REVOCATIONS_REPLY_COUNT_MAX * (JTI_BYTES_MAX + 2 * ID_CHARS_MAX) < BUS_MESSAGE_BYTES_MAX / 2

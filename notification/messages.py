@@ -111,10 +111,15 @@ class PageReply(_Message, frozen=True, tag="paged"):
 
 
 class EdgeRequest(_Message, frozen=True, tag="edge"):
-    """The edge snapshot, unless its version is still `have`, and the revocations after `revocations_have`."""
+    """The edge snapshot, unless its version is still `have`, and the revocations after `revocations_have`.
+
+    `missing`: issuers with a JWKS, of which tokens came with a kid that the snapshot does not have, and how many ms
+    ago the first one did; at most JWKS_MISSING_COUNT_MAX.
+    """
 
     have: int
     revocations_have: int = 0
+    missing: dict[str, int] = {}
 
 
 class EdgeKey(_Message, frozen=True):
@@ -131,12 +136,14 @@ class EdgeKey(_Message, frozen=True):
 
 
 class EdgeTenant(_Message, frozen=True):
-    """What a gateway must know of a tenant. `status`: "active" or "suspended"."""
+    """What a gateway must know of a tenant. `status`: "active" or "suspended". `jwks_issuers`: those whose keys may
+    change any time."""
 
     tenant: str
     status: str
     origins: list[str]
     keys: list[EdgeKey]
+    jwks_issuers: list[str] = []
 
 
 class Revocation(_Message, frozen=True):
@@ -155,6 +162,7 @@ class EdgeReply(_Message, frozen=True, tag="edges"):
 
     `revocations`: those that count and are younger than the request's `revocations_have`, in order, at most
     REVOCATIONS_REPLY_COUNT_MAX; `revocations_version` is how far they reach; `more`: ask again from there.
+    `fetched`: which of the request's `missing` were fetched since they were first missed; their keys are here.
     """
 
     version: int
@@ -163,6 +171,7 @@ class EdgeReply(_Message, frozen=True, tag="edges"):
     revocations: list[Revocation] = []
     revocations_version: int = 0
     more: bool = False
+    fetched: list[str] = []
 
 
 InboxRequest = FillsRequest | StateRequest | PageRequest | EdgeRequest

@@ -87,6 +87,9 @@ class Settings:
     plaintext_network: str = _setting(
         "", '"trusted" lets a plain listener bind other than loopback (behind a TLS load balancer)'
     )
+    jwks_plain_loopback: bool = _setting(
+        False, "true lets an issuer's keys (JWKS) come over http:// from this machine (development)"
+    )
     demo_host: str = _setting("127.0.0.1", "address of the demo page and token issuer (devstack only)")
     demo_port: int = _setting(8080, "port of the demo page and token issuer (devstack only)")
     log_level: str = _setting("info", "debug, info, warning or error")

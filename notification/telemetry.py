@@ -48,6 +48,7 @@ RECEIPTS_MISSING = Counter("herald_receipts_missing_total", "Gaps in a gateway's
 FENCED = Counter("herald_fenced_total", "Batches given up because another worker owns the position")
 LOG_RESTARTED = Counter("herald_log_restarted_total", "Partitions whose end lay below our position")
 INBOX_REQUESTS = Counter("herald_inbox_requests_total", "Requests to role inbox", ["kind", "outcome"])
+JWKS_FETCHES = Counter("herald_jwks_fetches_total", "Fetches of issuers' keys", ["outcome"])
 STORE_SECONDS = Histogram("herald_store_seconds", "One storing transaction", buckets=_SECONDS)
 DISPATCH_QUEUE = Gauge("herald_dispatch_queue", "Stored notifications waiting in memory", ["priority"])
 

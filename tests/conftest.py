@@ -50,7 +50,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Setting
     settings = Settings(
         kafka_port=ports[0], nats_port=ports[1], redis_port=ports[2], postgres_port=ports[3],
         gateway_port=ports[4], demo_port=ports[5], gateway_processes=2,
-        data_dir=str(tmp_path_factory.mktemp("herald")),
+        data_dir=str(tmp_path_factory.mktemp("herald")), jwks_plain_loopback=True,
     )  # fmt: skip
     make_secrets(settings)
     servers = Servers(settings, kafka_kind())

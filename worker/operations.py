@@ -20,6 +20,7 @@ from notification.limits import (
 from notification.messages import JTI, TENANT, USER, EdgeKey
 from notification.settings import Settings
 from worker.database import Pool, connect_pool, show_tenants, tenant_ids, tenant_transaction
+from worker.jwks import check_url
 from worker.keys import FIRST_VERSION, master_key, new_tenant_key, seal_issuer_key
 from worker.partitions import day_of
 
@@ -32,6 +33,7 @@ _NEW_KEY: Final = (
     "INSERT INTO issuer_keys (tenant_id, issuer, audience, kid, algorithm, sealed_key) "
     "VALUES ($1, $2, $3, $4, $5, $6)"
 )
+_NEW_PUBLISHER: Final = "INSERT INTO jwks_issuers (tenant_id, issuer, audience, jwks_url) VALUES ($1, $2, $3, $4)"
 _TENANTS: Final = "SELECT tenant_id, tenant_name, status, origins, created_at FROM tenants ORDER BY tenant_id"
 _EXPIRED: Final = "DELETE FROM revocations WHERE tenant_id = $1 AND expires_at <= now()"
 _OTHERS: Final = "SELECT count(*) FROM revocations WHERE tenant_id = $1 AND (kind, value) <> ($2, $3)"
@@ -64,6 +66,15 @@ class Tenant:
     status: str
     origins: list[str]
     created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Publisher:
+    """An issuer that publishes its keys at `jwks_url`, where role inbox fetches them."""
+
+    issuer: str
+    audience: str
+    jwks_url: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,12 +131,17 @@ class Operations:
         """Disconnect."""
         await self._pool.close()
 
-    async def create_tenant(self, tenant: str, name: str, origins: Sequence[str], keys: Sequence[EdgeKey]) -> None:
+    async def create_tenant(
+        self, tenant: str, name: str, origins: Sequence[str], keys: Sequence[EdgeKey],
+        publishers: Sequence[Publisher] = (),
+    ) -> None:  # fmt: skip
         """Make a tenant with a key of its own and its issuers' verification keys. Needs the master key.
 
         `EdgeKey.key` is the HMAC secret or a public key as PEM. Raises InvalidInput: a bad value, a tenant that
         exists, an issuer and kid that are taken.
         """
+        for one in publishers:
+            check_url(one.jwks_url, self._settings.jwks_plain_loopback)
         check_token(tenant, "tenant")
         if not 1 <= len(name) <= TENANT_TITLE_CHARS_MAX:
             raise InvalidInput("name", f"must be 1 to {TENANT_TITLE_CHARS_MAX} characters")
@@ -149,6 +165,11 @@ class Operations:
                 except asyncpg.UniqueViolationError as error:
                     kid = f" with kid {key.kid!r}" if key.kid else ""
                     raise InvalidInput("issuer", f"{key.issuer}{kid} is taken already") from error
+            for one in publishers:
+                try:
+                    await connection.execute(_NEW_PUBLISHER, tenant, one.issuer, one.audience, one.jwks_url)
+                except asyncpg.UniqueViolationError as error:
+                    raise InvalidInput("issuer", f"{one.issuer} is taken already") from error
 
     async def list_tenants(self) -> list[Tenant]:
         """Every tenant, by id."""

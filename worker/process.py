@@ -33,6 +33,8 @@ from worker.edge import Edge
 from worker.edge_hint import EdgeHint
 from worker.inbox import Inbox
 from worker.intake import Intake
+from worker.issuers import Issuers
+from worker.jwks_client import JwksClient
 from worker.keys import KeyRing, master_key, verify_master_key
 from worker.log import KafkaLog
 from worker.outage import until_up
@@ -271,14 +273,19 @@ class _Receipts(Role):
 class _Inbox(Role):
     """Role inbox: the gateways' questions."""
 
-    def __init__(self, pool: Pool, keys_pool: Pool, bus: NatsBus, redis: "Redis", master: bytes) -> None:
+    def __init__(
+        self, pool: Pool, keys_pool: Pool, bus: NatsBus, redis: "Redis", master: bytes, client: JwksClient
+    ) -> None:
         super().__init__()
         self._pool, self._keys_pool, self._bus, self._redis = pool, keys_pool, bus, redis
+        self._client = client
         beats = Beats()
         self._clock = DatabaseClock()
         self._presence = RedisPresence(redis, beats)
         ring = KeyRing(master, pool, keys_pool)
-        self._inbox = Inbox(bus, pool, ring, Edge(master, pool), self._presence, self._clock)
+        self._issuers = Issuers(master, pool, client)
+        edge = Edge(master, pool, self._issuers.want)
+        self._inbox = Inbox(bus, pool, ring, edge, self._presence, self._clock)
         self._hint = EdgeHint(pool, bus)
         self._listen = beats.listen
 
@@ -290,7 +297,7 @@ class _Inbox(Role):
             connect_pool(settings, "inbox", keys=True),
             NatsBus.connect(settings.nats_url, "herald-inbox"), _connect_redis(settings),
         ])  # fmt: skip
-        role = cls(pool, keys_pool, bus, redis, master)
+        role = cls(pool, keys_pool, bus, redis, master, JwksClient(settings.jwks_plain_loopback))
         await role._clock.refresh(pool)
         await role._listen(bus)
         await role._inbox.start()
@@ -299,10 +306,12 @@ class _Inbox(Role):
     def begin(self) -> None:
         self._run("inbox clock", self._clock.follow(self._pool))
         self._run("edge hint", self._hint.run())
+        self._run("issuers", self._issuers.run())
 
     async def stop(self) -> None:
         await self._bus.close()
         await self._cancel()
+        await self._client.close()
         await self._presence.close()
         await self._redis.aclose()
         await _close(self._pool, self._keys_pool)

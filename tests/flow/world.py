@@ -131,6 +131,8 @@ class World:
         self.tenants = [self.tenant("acme"), self.tenant("evil", status="suspended")]
         self.version = 1
         self.revoked: list[Revocation] = []
+        self.missed: list[str] = []  # issuers whose keys the gateway missed, once per request
+        self.fetched: list[str] = []  # those that were fetched since
         self.port = 0
         self.inbox: MemoryBus | None = None
         self._buses: list[MemoryBus] = []
@@ -184,7 +186,11 @@ class World:
         if isinstance(request, EdgeRequest):
             tenants = self.tenants if request.have != self.version else None
             revoked = self.revoked[request.revocations_have :]
-            return messages.encode(EdgeReply(self.version, EPOCH, tenants, revoked, len(self.revoked)))
+            self.missed += request.missing
+            fetched = [issuer for issuer in request.missing if issuer in self.fetched]
+            return messages.encode(
+                EdgeReply(self.version, EPOCH, tenants, revoked, len(self.revoked), fetched=fetched)
+            )
         if self.log.busy:
             return messages.encode(Failure("busy"))
         if isinstance(request, FillsRequest):
@@ -300,15 +306,16 @@ class App:
 def mint(
     user: str = "ann", tenant: str = "acme", key: Any = SECRET, algorithm: str = "HS256", **claims: Any
 ) -> str:
-    """A token; a claim of None is left out."""
+    """A token; a claim of None is left out; `kid` goes into the header."""
     now_s = int(time.time())
     values: dict[str, Any] = {
         "iss": f"herald:{tenant}", "aud": "herald", "sub": user, "tid": tenant,
         "iat": now_s, "exp": now_s + 600, "jti": str(uuid.uuid4()),
     }  # fmt: skip
     values |= claims
+    kid = values.pop("kid", None)
     present = {name: value for name, value in values.items() if value is not None}
-    return jwt.encode(present, key, algorithm=algorithm)
+    return jwt.encode(present, key, algorithm=algorithm, headers=None if kid is None else {"kid": kid})
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 3) -> None:

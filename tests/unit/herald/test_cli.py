@@ -65,6 +65,11 @@ def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
         (["tenant", "create", "a b"], "NAME: must be 1 to 64"),
         (["tenant", "create", "shop", "--algorithm", "RS256"], "--public-key and --algorithm go together"),
         (["tenant", "create", "shop", "--issuer", "x"], "belong to a --public-key"),
+        (["tenant", "create", "shop", "--jwks-url", "https://id.example.com/"], "--jwks-url needs --issuer"),
+        (
+            ["tenant", "create", "shop", "--issuer", "i", "--jwks-url", "http://id.example.com/"],
+            "--jwks-url: must be https://host",
+        ),
         (["tenant", "create", "shop", "--origin", "shop.example.com"], "--origin: must be an origin such as"),
         (["revoke", "--tenant", "shop"], "give one of --jti, --user and --all"),
         (["revoke", "--tenant", "shop", "--user", "ann", "--all"], "give one of --jti, --user and --all"),

@@ -1,12 +1,18 @@
-"""`herald revoke` against the whole running system: every gateway process obeys, live connections included."""
+"""Against the whole running system: `herald revoke` is obeyed by every gateway process, live connections included;
+an issuer's published keys let its users in."""
 
 import asyncio
 import contextlib
 import json
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import jwt
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
@@ -18,6 +24,7 @@ from notification.settings import Settings
 from tests.conftest import Mint
 from tests.stack.lab import open_redis
 from tests.unit.herald.documented import documented, same_shape
+from tests.unit.worker.key_sets import RSA, jwk, key_set
 
 pytestmark = pytest.mark.stack
 
@@ -104,3 +111,38 @@ async def test_every_process_closes_and_refuses(system: Settings, tenant: str, m
 
         token = await asyncio.to_thread(herald, system, "token", "--tenant", tenant, "--user", "u0")
         stack.push_async_callback((await opened(system, token.strip())).close)
+
+
+@pytest.fixture
+def published() -> Iterator[str]:
+    """The URL of a key set with RSA as k1."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = key_set(jwk(RSA, kid="k1", use="sig"))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/jwks.json"
+        server.shutdown()
+
+
+async def test_published_keys_let_users_in(system: Settings, tenant: str, published: str) -> None:
+    name, issuer = f"{tenant}-idp", f"https://{tenant}.example"
+    row = json.loads(
+        await asyncio.to_thread(
+            herald, system, "tenant", "create", name, "--issuer", issuer, "--jwks-url", published, "--json"
+        )
+    )
+    assert same_shape(row, documented("cli-tenant-create"))
+    assert (row["jwks_url"], row["algorithm"]) == (published, None)
+    claims = {"iss": issuer, "aud": "herald", "sub": "ann", "tid": name, "jti": "1", "exp": int(time.time()) + 600}
+    socket = await admitted(system, jwt.encode(claims, RSA, algorithm="RS256", headers={"kid": "k1"}))
+    await socket.close()
