@@ -5,12 +5,14 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
 
 from gateway.caps import Caps
 from notification import limits, telemetry
 from notification.codes import REFUSALS, Refusal, Refusals
 from notification.frames import Cursor, cursor_to_text
+from notification.messages import JTI
 from tests.flow.world import EPOCH, World, mint, until
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -122,6 +124,8 @@ PROVOKED: dict[Refusal, Callable[[], bytes]] = {
     Refusals.OVERLOADED: lambda: b"",
     Refusals.DRAINING: lambda: head(Authorization=f"Bearer {mint()}"),
     Refusals.TENANT_UNKNOWN_YET: lambda: head(Authorization=f"Bearer {mint()}"),
+    Refusals.REVOKED: lambda: head(Authorization=f"Bearer {mint(jti='secret')}"),
+    Refusals.KEY_UNKNOWN_YET: lambda: head(Authorization=f"Bearer {mint(kid='secret')}"),
 }
 
 
@@ -132,6 +136,11 @@ async def test_every_refusal_is_provoked_and_counted(carrier: str, refusal: Refu
     world = World(carrier, Caps(per_tenant=1))
     if refusal is Refusals.TOO_MANY:
         world.gateway._caps.joined("acme")
+    if refusal is Refusals.REVOKED:
+        await world.revoke(JTI, "secret")
+    if refusal is Refusals.KEY_UNKNOWN_YET:
+        acme = world.tenants[0]
+        world.tenants[0] = msgspec.structs.replace(acme, jwks_issuers=[acme.keys[0].issuer])
     await world.start(inbox=refusal is not Refusals.TENANT_UNKNOWN_YET)
     try:
         world.gateway._listener.draining = refusal is Refusals.DRAINING
