@@ -48,7 +48,12 @@ class World:
         self.gateway = MemoryBus(self.hub)
         pool = lab.pools["inbox"]
         self.inbox = Inbox(
-            MemoryBus(self.hub), pool, lab.inbox_ring, Edge(lab.master, pool, lambda issuers: None), self.presence, DatabaseClock()
+            MemoryBus(self.hub),
+            pool,
+            lab.inbox_ring,
+            Edge(lab.master, pool, lambda issuers: None),
+            self.presence,
+            DatabaseClock(),
         )
 
     async def ask(self, request: InboxRequest) -> InboxReply:
