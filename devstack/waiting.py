@@ -9,20 +9,19 @@ from typing import Final
 import asyncpg
 import nats
 import nats.errors
-import redis.asyncio
-import redis.exceptions
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from notification.errors import Unavailable
 from notification.settings import Settings
+from worker.redis_client import REDIS_AWAY, open_client
 
 TRY_S: Final = 3.0
 PAUSE_S: Final = 0.5
 
 # What "down" looks like; a server that is starting answers some of these too.
 _DOWN: Final = (
-    OSError, TimeoutError, KafkaError, nats.errors.Error, redis.exceptions.RedisError, asyncpg.PostgresError,
+    OSError, TimeoutError, KafkaError, nats.errors.Error, *REDIS_AWAY, asyncpg.PostgresError,
 )  # fmt: skip
 
 
@@ -74,8 +73,11 @@ async def _ask_postgres(settings: Settings) -> None:
 
 
 async def _ask_redis(settings: Settings) -> None:
-    async with redis.asyncio.from_url(settings.redis_url, socket_connect_timeout=TRY_S) as client:
+    client = open_client(settings.redis_url, TRY_S)
+    try:
         await client.ping()
+    finally:
+        await client.aclose()
 
 
 async def _ask_nats(settings: Settings) -> None:

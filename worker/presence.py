@@ -14,13 +14,13 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from notification import messages, telemetry
 from notification.bus import Bus
 from notification.limits import GATEWAY_DEAD_MS, LEASE_RENEW_MS, PRESENCE_REBUILD_MS
 from notification.names import PRESENCE_BORN, STATUS_SUBJECT, lease_key, presence_key
 from notification.presence import Entry, PresenceState, decode
+from worker.redis_client import REDIS_AWAY
 
 _log = structlog.get_logger("presence")
 
@@ -113,7 +113,7 @@ class RedisPresence:
         try:
             born, entries = await self._read(wanted)
             live = await self._living({entry.gateway_id for _tag, _device, entry in entries})
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_AWAY as error:
             if self._readable:
                 _log.warning("presence_unreadable", error=type(error).__name__)
             self._readable = False
@@ -180,7 +180,7 @@ class RedisPresence:
             pipeline.eval(_DELETE_SAME, 1, presence_key(tag), device, entry.encode())
         try:
             await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_AWAY as error:
             _log.warning("presence_cleanup_failed", error=type(error).__name__)
 
 

@@ -9,16 +9,14 @@ import asyncio
 import os
 import socket
 import time
-import urllib.parse
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, Final
 
 import structlog
 import uvloop
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from notification import telemetry
+from notification import redis_address, telemetry
 from notification.bus import NatsBus
 from notification.errors import HeraldError
 from notification.lifecycle import notify_ready, stop_event
@@ -41,6 +39,7 @@ from worker.outage import until_up
 from worker.partitions import Partitions, keep_ahead, make_ahead
 from worker.presence import Beats, RedisPresence
 from worker.receipts import Receipts
+from worker.redis_client import REDIS_AWAY, open_client
 from worker.router import Router
 from worker.scheduler import Scheduler, first_job
 from worker.store import Store, StoredNotification
@@ -157,15 +156,12 @@ async def _connect_database(settings: Settings, role: str, master: bytes) -> Poo
 
 async def _connect_redis(settings: Settings) -> "Redis":
     """A Redis client that has answered once. Raises Unavailable."""
-    deadline_s = REDIS_REPLY_MS_MAX / 1000
-    redis: Redis = Redis.from_url(settings.redis_url, socket_timeout=deadline_s, socket_connect_timeout=deadline_s)
-    place = urllib.parse.urlsplit(settings.redis_url)
+    redis = open_client(settings.redis_url, REDIS_REPLY_MS_MAX / 1000)
 
     async def ping() -> None:
         await redis.ping()
 
-    away = (RedisError, OSError, TimeoutError)
-    await until_up(ping, f"Redis at {place.hostname}:{place.port or 6379}", away, STARTUP_DEADLINE_S)
+    await until_up(ping, str(redis_address.parse(settings.redis_url)), REDIS_AWAY, STARTUP_DEADLINE_S)
     return redis
 
 

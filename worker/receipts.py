@@ -22,7 +22,7 @@ import asyncpg
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from notification import messages, telemetry
 from notification.errors import InvalidInput
@@ -33,6 +33,7 @@ from notification.names import RECEIPTS_FIELD, RECEIPTS_GROUP, RECEIPTS_STREAM
 from worker.database import AWAY, PLATFORM, Connection, Pool, tenant_transaction
 from worker.outage import Backoff, wait
 from worker.partitions import Partitions, day_of, day_of_ms
+from worker.redis_client import REDIS_AWAY
 
 _log = structlog.get_logger("receipts")
 _BLOCK_MS: Final = 500
@@ -117,7 +118,7 @@ class Receipts:
         self._claim_at_s = 0.0
 
     async def start(self) -> None:
-        """Make the stream and its group. Raises RedisError or OSError."""
+        """Make the stream and its group. Raises REDIS_AWAY."""
         try:
             await self._redis.xgroup_create(RECEIPTS_STREAM, RECEIPTS_GROUP, id="0", mkstream=True)
         except ResponseError as error:
@@ -134,13 +135,13 @@ class Receipts:
             try:
                 await self.step()
                 backoff.reset()
-            except (RedisError, *AWAY) as error:
+            except (*REDIS_AWAY, *AWAY) as error:
                 _log.warning("receipts_paused", error=type(error).__name__)
                 self._pending_first = True
                 await wait(stop, backoff.next_s())
 
     async def step(self) -> int:
-        """Read one batch, store it, acknowledge it; returns its number of entries. Raises RedisError, AWAY."""
+        """Read one batch, store it, acknowledge it; returns its number of entries. Raises REDIS_AWAY, AWAY."""
         received = await self._read()
         if not received:
             return 0

@@ -149,10 +149,11 @@ def test_every_module_of_notification_is_shared() -> None:
 
 def test_one_composition_root_per_process() -> None:
     """Only process.py (and the entry point before it) builds the outside world's clients."""
-    builders = re.compile(r"\b(NatsBus\.connect|connect_pool|AIOKafkaConsumer|Redis\.from_url)\(")
+    builders = re.compile(r"\b(NatsBus\.connect|connect_pool|AIOKafkaConsumer|Redis\.from_url|open_client)\(")
     allowed = {
         "worker/database.py": "defines connect_pool",
         "worker/log.py": "defines the Kafka log; process.py makes one",
+        "worker/redis_client.py": "defines open_client; process.py makes one",
         "worker/operations.py": "Operations.connect: a command's own root",
         "notification/bus.py": "defines NatsBus",
     }
