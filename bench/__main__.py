@@ -11,7 +11,7 @@ import structlog
 import uvloop
 from rich.console import Console
 
-from bench import connections, handshake, hotpath, idle, storm
+from bench import connections, fanout, handshake, hotpath, idle, peers, storm
 from bench.report import Progress, show
 from notification.errors import HeraldError
 
@@ -48,7 +48,7 @@ _rounds = click.option("--rounds", default=5, show_default=True, help="Interleav
 def _contestants(default: tuple[str, ...]) -> Callable[[Any], Any]:
     return click.option(
         "--contestants", default=",".join(default), show_default=True, callback=_names,
-        help="Servers to compare: floor, engine, picows (the gateway's carriers).",
+        help="Servers to compare: floor, uws (uWebSockets), engine and picows (the gateway's carriers).",
     )  # fmt: skip
 
 
@@ -90,6 +90,29 @@ def _handshake(as_json: bool, **options: Any) -> None:
 def _idle(as_json: bool, **options: Any) -> None:
     """Memory and CPU per idle connection."""
     _measure(lambda progress: idle.run(idle.Options(**options), progress), as_json)
+
+
+@cli.command("fanout")
+@_rounds
+@_json
+@_contestants(fanout.Options().contestants)
+@click.option("--connections", default=1_000, show_default=True, help="Who gets each text.")
+@click.option("--texts", default=100, show_default=True, help="Texts in a round.")
+@click.option("--in-flight", default=2, show_default=True, help="Texts under way at the same time.")
+@click.option("--body-bytes", default=512, show_default=True)
+def _fanout(as_json: bool, **options: Any) -> None:
+    """CPU per frame when many get the same; beside uWebSockets, if `peers` fetched it."""
+    _measure(lambda progress: fanout.run(fanout.Options(**options), progress), as_json)
+
+
+@cli.command("peers")
+def _peers() -> None:
+    """Fetch uWebSockets from PyPI (in socketify, pinned) into .bench/."""
+    try:
+        print(peers.fetch())
+    except HeraldError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 @cli.command("connections")

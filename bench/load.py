@@ -102,9 +102,14 @@ class Load:
     async def acks(self, wanted: bool) -> None:
         await self._do("acks", int(wanted))
 
-    async def feed(self, file: Path, in_flight: int, expected: int, per_s: float = 0) -> dict[str, Any]:
-        """Send a file of batches, at most `in_flight` items not yet back, until `expected` notifications came."""
-        return await self._do("feed", file, in_flight, per_s, expected)
+    async def feed(
+        self, file: Path, in_flight: int, expected: int, per_s: float = 0, fan: int = 1
+    ) -> dict[str, Any]:
+        """Send a file of batches until `expected` notifications came, at most `in_flight` of them not yet back.
+
+        An item makes `fan` notifications. With `expected` 0 until all batches are answered.
+        """
+        return await self._do("feed", file, in_flight, per_s, expected, fan)
 
     async def stats(self) -> dict[str, Any]:
         return await self._do("stats")

@@ -11,6 +11,7 @@ from notification.errors import SettingsError
 _SOURCES: Final = Path(__file__).parent / "native"
 BUILD: Final = Path(__file__).parents[1] / "build" / "bench"
 _FLAGS: Final = ("-O2", "-std=c11", "-Wall", "-Wextra", "-Werror")
+_LIBRARIES: Final = ("-ldl", "-lpthread")
 
 
 def program(name: str) -> Path:
@@ -26,7 +27,9 @@ def program(name: str) -> Path:
         BUILD.mkdir(parents=True, exist_ok=True)
         half = target.with_suffix(".new")
         result = subprocess.run(
-            [compiler, *_FLAGS, "-o", str(half), str(_SOURCES / f"{name}.c")], capture_output=True, text=True
+            [compiler, *_FLAGS, "-o", str(half), str(_SOURCES / f"{name}.c"), *_LIBRARIES],
+            capture_output=True,
+            text=True,
         )
         if result.returncode != 0:
             raise SettingsError(f"{name}.c does not compile:\n{result.stderr}")

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from bench import feeds, native, proc
+from bench import feeds, native, peers, proc
 from bench.load import Load
 from devstack.children import POLL_S, Child
 from devstack.ports import free_ports
@@ -224,14 +224,7 @@ class Floor(Contestant):
         self._acked_before = 0
 
     async def start(self) -> None:
-        self._child.start()
-        assert self._child.process is not None
-        self.pids = [self._child.process.pid]
-        async with asyncio.timeout(_START_S):
-            while not await greets(self.port, b"", b""):
-                if not self._child.running:
-                    raise self._child.died()
-                await asyncio.sleep(POLL_S)
+        self.pids = [await _start_child(self._child, self.port)]
 
     async def stop(self) -> None:
         await self._child.stop()
@@ -261,6 +254,54 @@ class Floor(Contestant):
         return self._acked_before - before
 
 
+class Uws(Contestant):
+    """uWebSockets (native/uws.c), which has no acks, pings of its own, and one topic that all hear."""
+
+    name = "uws"
+    until = "upgraded"
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.feed_port = free_ports(1)[0]
+        argv = [str(native.program("uws")), str(peers.UWS), str(self.port), str(self.feed_port), str(stage.core)]
+        self._child = Child(self.name, argv, stage.folder / "log" / "uws.log")
+
+    async def start(self) -> None:
+        self.pids = [await _start_child(self._child, self.port)]
+
+    async def stop(self) -> None:
+        await self._child.stop()
+
+    async def attach(self, load: Load) -> None:
+        await load.tcp(self.feed_port)
+
+    async def settle(self, acks: int) -> None:
+        """It has no acks."""
+
+    async def acked(self) -> int:
+        return 0
+
+
+async def _start_child(child: Child, port: int) -> int:
+    """Start a server and wait until it accepts; its process id. Raises Unavailable."""
+    child.start()
+    assert child.process is not None
+    async with asyncio.timeout(_START_S):
+        while not await greets(port, b"", b""):
+            if not child.running:
+                raise child.died()
+            await asyncio.sleep(POLL_S)
+    return child.process.pid
+
+
+def _make(stage: Stage, name: str, processes: int) -> Contestant:
+    if name == Floor.name:
+        return Floor(stage)
+    if name == Uws.name:
+        return Uws(stage)
+    return Gateway(stage, name, processes)
+
+
 @contextlib.asynccontextmanager
 async def running(
     contestants: Sequence[str], processes: int = 1
@@ -276,7 +317,7 @@ async def running(
             await stage.start()
             up: dict[str, Contestant] = {}
             for name in contestants:
-                one = Floor(stage) if name == Floor.name else Gateway(stage, name, processes)
+                one = _make(stage, name, processes)
                 stack.push_async_callback(one.stop)
                 await one.start()
                 up[name] = one

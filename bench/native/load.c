@@ -13,7 +13,8 @@
  *     answer SUBJECT QUEUE FILE             answer requests on the bus with the bytes of a file
  *     ledger FILE                           note per notification when it was sent and how often it came
  *     acks 0|1                              acknowledge notifications?
- *     feed FILE IN_FLIGHT PER_S EXPECTED    send batches, until EXPECTED notifications came (0: until all are answered)
+ *     feed FILE IN_FLIGHT PER_S EXPECTED FAN   send batches, until EXPECTED notifications came (0: until all are
+ *                                           answered); an item makes FAN of them
  *     stats | reset                         the counters since the last reset
  *
  * Pings are answered at any time, and a client that is closed with 1012 comes back. The end of stdin ends it.
@@ -134,7 +135,8 @@ static void drop_all(void) {
 
 static void command(char *line) {
     char word[32] = "", first[1024] = "", second[1024] = "", third[1024] = "", fourth[64] = "";
-    sscanf(line, "%31s %1023s %1023s %1023s %63s", word, first, second, third, fourth);
+    char fifth[64] = "";
+    sscanf(line, "%31s %1023s %1023s %1023s %63s %63s", word, first, second, third, fourth, fifth);
     if (strcmp(word, "connect") == 0) {
         enum stage until = fourth[0] == 'u' ? UPGRADED : fourth[0] == 'w' ? WELCOMED : RESUMED;
         uint64_t now = now_ns();
@@ -148,7 +150,8 @@ static void command(char *line) {
         close_began_ns = now_ns();
         doing = CLOSE;
     } else if (strcmp(word, "feed") == 0) {
-        feed_begin(first, (uint64_t)atoll(second), atof(third), (uint64_t)atoll(fourth));
+        feed_begin(first, (uint64_t)atoll(second), atof(third), (uint64_t)atoll(fourth),
+                   (uint64_t)atoll(fifth));
         doing = FEED;
     } else if (strcmp(word, "drop") == 0) {
         drop_all();

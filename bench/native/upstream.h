@@ -23,7 +23,7 @@ struct feeding {
     int active, stalled;
     char *data;
     size_t count, at;
-    uint64_t items, replied, no_responders, in_flight_max, expected, began_ns, ended_ns, progress_ns;
+    uint64_t items, replied, no_responders, in_flight_max, expected, fan, began_ns, ended_ns, progress_ns;
     uint64_t acks_before, frames_before, codes[CODES];
     double per_s;
 };
@@ -189,10 +189,11 @@ static void upstream_readable(void) {
 }
 
 /* --- feeding ------------------------------------------------------------------ */
-static void feed_begin(const char *path, uint64_t in_flight_max, double per_s, uint64_t expected) {
+static void feed_begin(const char *path, uint64_t in_flight_max, double per_s, uint64_t expected, uint64_t fan) {
     if (feeding.data != NULL) munmap(feeding.data, feeding.count);
     uint64_t now = now_ns();
     feeding = (struct feeding){.active = 1, .in_flight_max = in_flight_max, .per_s = per_s, .expected = expected,
+                               .fan = fan ? fan : 1,
                                .began_ns = now, .progress_ns = now, .acks_before = swarm.counters.acks,
                                .frames_before = swarm.counters.frames};
     feeding.data = file_map(path, &feeding.count, 0);
@@ -229,7 +230,7 @@ static void feed_more(void) {
         frames_seen = frames;
         feeding.progress_ns = now_ns();
     }
-    while (feeding.at < feeding.count && feeding.items < back + feeding.in_flight_max &&
+    while (feeding.at < feeding.count && feeding.items * feeding.fan < back + feeding.in_flight_max &&
            buffer_count(&upstream.out) < OUT_BYTES_MAX) {
         if (feeding.per_s > 0 && (double)feeding.items > feeding.per_s * (double)(now_ns() - feeding.began_ns) / 1e9)
             break;

@@ -35,6 +35,14 @@ def test_handshake_connects_and_disconnects() -> None:
     assert report["disconnect"]["floor"]["values"][0] > 0
 
 
+def test_fanout_reaches_everybody() -> None:
+    report = bench(
+        "fanout", "--rounds", "1", "--connections", "50", "--texts", "5", "--contestants", "floor,engine"
+    )
+    assert report["figures"]["engine"]["values"][0] > 0
+    assert report["absent"] == "nobody"
+
+
 def test_connections_are_held_and_notified() -> None:
     report = bench("connections", "--count", "60", "--processes", "2", "--messages", "200", "--hold-s", "0.1")
     figure = report["figures"]["engine"]
