@@ -21,9 +21,10 @@ from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, Session
 from notification import limits as _limits
 
 cdef:
-    # What the transport buffers leaves first in, first out, and a slice at most is ever buffered there: with both
-    # marks at 0 the transport says at once that the socket is full, and everything else waits in the session.
-    object _WATER_BYTES = 0
+    # What the transport buffers leaves first in, first out: it says that the socket is full as soon as it buffers,
+    # and all but a slice waits in the session. (Below TLS, uvloop's TCP transport holds its own 64 KB too.)
+    object _HIGH_WATER_BYTES = 1  # uvloop pauses a TCP transport above it, a TLS transport from it on
+    object _LOW_WATER_BYTES = 0
     Py_ssize_t _SLICE_BYTES = _limits.WRITE_BUFFER_BYTES_MAX // 4
     object _CLOSE_DEADLINE_S = _limits.CLOSE_DEADLINE_MS / 1_000
 
@@ -53,7 +54,7 @@ cdef class Connection(WSListener):
         # Read once, at the door; kept, they would cost 2 KB for the connection's whole life.
         transport.request = None
         transport.response = None
-        transport.underlying_transport.set_write_buffer_limits(high=_WATER_BYTES, low=_WATER_BYTES)
+        transport.underlying_transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES, low=_LOW_WATER_BYTES)
         if not self.peer:
             address = transport.underlying_transport.get_extra_info("peername")
             if isinstance(address, tuple):
