@@ -70,6 +70,13 @@ class Hostile:
         heard, self._heard = self._heard, b""
         return heard
 
+    async def hears(self, text: bytes) -> None:
+        """Read until it comes."""
+        while text not in self._heard:
+            piece = await self.read()
+            assert piece, self._heard
+            self._heard += piece
+
     async def close_code(self) -> int:
         """Read to the gateway's close frame, or to the end of a socket that had none (RESET)."""
         while True:
@@ -99,14 +106,18 @@ def whole_frames(data: bytes) -> int:
 
 
 @contextlib.asynccontextmanager
-async def hostile(victim: Victim, count: int = 1, receive_bytes: int = 0) -> AsyncIterator[list[Hostile]]:
-    """`count` connected sockets; `receive_bytes` makes the kernel's buffers of each small, at both ends."""
+async def hostile(
+    victim: Victim, count: int = 1, receive_bytes: int = 0, address: str = "127.0.0.1"
+) -> AsyncIterator[list[Hostile]]:
+    """`count` connected sockets. `receive_bytes` makes the kernel's buffers of each small, at both ends; `address`,
+    of loopback, is where they come from."""
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         clients = []
         for _ in range(count):
             sock = stack.enter_context(socket.socket())
             sock.setblocking(False)
+            sock.bind((address, 0))
             if receive_bytes:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
                 # Of a loopback segment's 64 KB the kernel makes a send buffer of over 1 MB.

@@ -17,7 +17,7 @@ from tests.unit.gateway._fast.sessions import TEXT, frames
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-CLIENTS = 40
+CLIENTS = 25
 ITEMS = 200  # below the window, so that only the socket is full
 BATCH_ITEMS = 50
 BODY_BYTES = 5_000
@@ -93,7 +93,7 @@ async def test_pings_of_clients_that_do_not_read(victim: Victim) -> None:
 @pytest.fixture
 async def impatient(tmp_path: Path) -> AsyncIterator[Victim]:
     """A process that pings often. Both carriers hang on the same timers, so one is enough."""
-    impatient = Victim(tmp_path, "engine", HEARTBEAT_MS=1_500, PONG_DUE_MS=1_000)
+    impatient = Victim(tmp_path, "engine", {"HEARTBEAT_MS": 1_500, "PONG_DUE_MS": 1_000})
     try:
         await impatient.start()
         yield impatient

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -29,17 +29,20 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 class Victim:
     """The process and everything around it; a log in this process answers for role inbox."""
 
-    def __init__(self, folder: Path, carrier: str, **limits: int) -> None:
+    def __init__(
+        self, folder: Path, carrier: str, limits: Mapping[str, int] | None = None, **settings: int
+    ) -> None:
+        """`limits` replaces some of notification.limits in the process; `settings` are of the configuration."""
         ports = free_ports(3)
         self.settings = Settings(
             nats_port=ports[0], redis_port=ports[1], gateway_port=ports[2], gateway_carrier=carrier,
-            data_dir=str(folder),
+            data_dir=str(folder), **settings,
         )  # fmt: skip
         self.port = ports[2]
         self.world = World(carrier)
         self.edge_requests = 0
         self._strangers = 0
-        replaced = [f"{name}={value}" for name, value in limits.items()]
+        replaced = [f"{name}={value}" for name, value in (limits or {}).items()]
         self._process = HeraldProcess(self.settings, "gateway", ["tests.hostile.serve", *replaced])
         self._running = contextlib.AsyncExitStack()
         self._bus: NatsBus
