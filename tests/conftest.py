@@ -62,6 +62,12 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Setting
         asyncio.run(servers.stop())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that use the running system come last: its worker would sweep the rows that other tests make due."""
+    with_system = {item.path for item in items if "system" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path in with_system)
+
+
 @pytest.fixture(scope="session")
 def servers(embedded: tuple[Settings, Servers]) -> Settings:
     """Settings of running Kafka (topics made), NATS, Valkey and PostgreSQL (migrated), with secrets."""
