@@ -170,6 +170,10 @@ class ClusterPipeline:
             node.start()
         return node
 
+    def _may_have(self, place: Place) -> bool:
+        """Whether there may be a node at a place: a server that names ever new ones does not open ever more."""
+        return place in self._nodes or len(self._nodes) < REDIS_NODES_COUNT_MAX
+
     def _refused(self, node: Node, waiter: Waiter, refusal: Refusal) -> None:
         match refusal.text.split(" "):
             case ["MOVED" | "ASK" as code, slot, where] if slot.isdecimal():
@@ -185,7 +189,8 @@ class ClusterPipeline:
             self._redirected.append((packed, waiter, own_slot, once))
             self._moved[int(slot) % SLOTS_COUNT] = place
             self._want_turn()
-        elif self._turning:
+        elif self._turning or not self._may_have(place):
+            self._want_turn()
             self._redirected.append((packed, waiter, own_slot, once))
         else:  # the key is at another node already, while its slot is not yet
             target = self._node(place)
@@ -278,7 +283,8 @@ class ClusterPipeline:
         for first, last, place in slots:
             self._owners[first : last + 1] = [self._node(place)] * (last + 1 - first)
         for slot, place in self._moved.items():
-            self._owners[slot] = self._node(place)
+            if self._may_have(place):
+                self._owners[slot] = self._node(place)
         self._moved.clear()
         self._masters = {node for node in self._owners if node is not None}
         for place, node in list(self._nodes.items()):
