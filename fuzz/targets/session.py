@@ -49,6 +49,8 @@ CALLS: tuple[tuple[str, Callable[[Bytes], tuple[object, ...]]], ...] = (
     ("close", lambda byte: (byte() * 20, "\xe9" * byte())),
     ("bad_frame", lambda byte: ()),
     ("end", lambda byte: ()),
+    ("take", lambda byte: (byte(),)),
+    ("send", lambda byte: (b"z" * byte(), False, True)),
 )
 READS = ("pong_due_ms", "ping_rtt_ms", "at", "wanted", "window_free", "unacked")
 
