@@ -4,22 +4,27 @@ A token in the Authorization header is answered by HTTP status. A browser cannot
 in the subprotocol is answered after the upgrade: an error frame, then a close.
 """
 
-import base64
-import binascii
+import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl
+
+import msgspec
 
 from gateway._fast import upgrade
 from gateway.tokens import Identity
 from notification.codes import Refusal, Refusals
 from notification.errors import InvalidInput
 from notification.frames import BEARER_PREFIX, CONNECT_PATH, SUBPROTOCOL, Cursor, cursor_from_text
-from notification.ids import check_token
+from notification.ids import TOKEN_PATTERN, check_token
 
 HEALTH_PATH: Final = "/health"
 METRICS_PATH: Final = "/metrics"
 
 _VERSION: Final = "13"  # RFC 6455 §4.1
+_KEY: Final = re.compile("[A-Za-z0-9+/]{22}==", re.ASCII)  # base64 of 16 bytes, RFC 6455 §4.2.1
+_OFFERED: Final = [SUBPROTOCOL]
+_DEVICE_ONLY: Final = re.compile(rf"device=({TOKEN_PATTERN})", re.ASCII)
 _REFUSED: Final = {
     refusal.status: refusal
     for refusal in (Refusals.MALFORMED, Refusals.METHOD, Refusals.TOO_MANY, Refusals.HEADERS_TOO_LARGE)
@@ -48,7 +53,7 @@ class Request(NamedTuple):
         return [part.strip() for value in self.headers.get(name, ()) for part in value.split(",") if part.strip()]
 
 
-class Accepted(NamedTuple):
+class Accepted(msgspec.Struct, frozen=True):
     """Upgrade. Without `identity` an auth frame must follow, or `refusal` is told in a frame and closed.
 
     `origin` is kept for the auth frame: a page's origin is judged once the tenant is known.
@@ -95,16 +100,20 @@ def _decide(request: Request, judge: Judge) -> Accepted | Refusal:
     if not _upgrades(request):
         return Refusals.UPGRADE_REQUIRED
     key = request.one("sec-websocket-key") or ""
-    if not _valid_key(key):
+    if _KEY.fullmatch(key) is None:
         return Refusals.MALFORMED
     device, cursor = _query(request.query)
-    offered = request.tokens("sec-websocket-protocol")
-    bearers = [name.removeprefix(BEARER_PREFIX) for name in offered if name.startswith(BEARER_PREFIX)]
-    if (offered and SUBPROTOCOL not in offered) or len(bearers) > 1:
-        return Refusals.MALFORMED
+    offered: Sequence[str] = request.headers.get("sec-websocket-protocol", ())
+    bearers: Sequence[str] = ()
+    if offered and offered != _OFFERED:
+        offered = request.tokens("sec-websocket-protocol")
+        bearers = [name.removeprefix(BEARER_PREFIX) for name in offered if name.startswith(BEARER_PREFIX)]
+        if (offered and SUBPROTOCOL not in offered) or len(bearers) > 1:
+            return Refusals.MALFORMED
     authorization = request.one("authorization")
     origin = request.one("origin")
-    accepted = Accepted(key, None, None, device, cursor, bool(offered), origin)
+    identity: Identity | None = None
+    refusal: Refusal | None = None
     if authorization is not None:
         if bearers:
             return Refusals.MALFORMED  # two tokens: which one is meant?
@@ -112,13 +121,16 @@ def _decide(request: Request, judge: Judge) -> Accepted | Refusal:
         if scheme.lower() != "bearer":
             return Refusals.UNAUTHENTICATED
         outcome = judge_token(judge, token.strip(" "), origin)
-        return outcome if isinstance(outcome, Refusal) else accepted._replace(identity=outcome)
-    if bearers:
+        if isinstance(outcome, Refusal):
+            return outcome
+        identity = outcome
+    elif bearers:
         outcome = judge_token(judge, bearers[0], origin)
         if isinstance(outcome, Refusal):
-            return accepted._replace(refusal=outcome)
-        return accepted._replace(identity=outcome)
-    return accepted
+            refusal = outcome
+        else:
+            identity = outcome
+    return Accepted(key, identity, refusal, device, cursor, bool(offered), origin)
 
 
 def judge_token(judge: Judge, token: str, origin: str | None) -> Identity | Refusal:
@@ -138,30 +150,34 @@ def unknown_yet(outcome: Accepted | Refusal) -> bool:
 def settle(outcome: Accepted | Refusal) -> Accepted | Refusal:
     """The issuer is unknown to a snapshot that was just checked: the token is not ours."""
     if isinstance(outcome, Accepted):
-        return outcome._replace(refusal=Refusals.UNAUTHENTICATED)
+        return msgspec.structs.replace(outcome, refusal=Refusals.UNAUTHENTICATED)
     return Refusals.UNAUTHENTICATED
 
 
 def _upgrades(request: Request) -> bool:
     """RFC 6455 §4.2.1; Firefox sends `Connection: keep-alive, Upgrade`."""
     return (
-        any(token.lower() == "websocket" for token in request.tokens("upgrade"))
-        and any(token.lower() == "upgrade" for token in request.tokens("connection"))
+        _names(request, "upgrade", "websocket")
+        and _names(request, "connection", "upgrade")
         and request.one("sec-websocket-version") == _VERSION
     )
 
 
-def _valid_key(key: str) -> bool:
-    try:
-        return len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
+def _names(request: Request, header: str, wanted: str) -> bool:
+    """Is `wanted` (in lower case) among the elements of a header?"""
+    values = request.headers.get(header, ())
+    if len(values) == 1 and values[0].lower() == wanted:
+        return True  # as nearly all clients say it
+    return any(token.lower() == wanted for token in request.tokens(header))
 
 
 def _query(query: str) -> tuple[str | None, Cursor | None]:
     """`device` and `cursor`; other names are ignored: a token in a URL is never looked at. Raises InvalidInput."""
     if not query:
         return None, None
+    device_only = _DEVICE_ONLY.fullmatch(query)
+    if device_only is not None:
+        return device_only[1], None
     try:
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=16, errors="strict")
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable, Sequence
 
 import msgspec
 import prometheus_client
@@ -25,11 +26,12 @@ _log = structlog.get_logger("health")
 
 
 class Health:
-    """Beats each BEAT_MS; renews lease and presence in the same rhythm."""
+    """Beats each BEAT_MS; renews lease and presence in the same rhythm. `settle`: what counts in plain numbers
+    brings the metrics up to date, each beat and before they are read."""
 
     def __init__(
         self, bus: Bus, pipeline: Pipeline, presence: Presence, connections: Connections,
-        registry: Registry[Connection], gateway_id: str,
+        registry: Registry[Connection], gateway_id: str, settle: Sequence[Callable[[], None]],
     ) -> None:  # fmt: skip
         self._bus = bus
         self._pipeline = pipeline
@@ -37,6 +39,7 @@ class Health:
         self._connections = connections
         self._registry = registry
         self._gateway_id = gateway_id
+        self._settle = settle
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -53,7 +56,7 @@ class Health:
 
     async def beat(self) -> None:
         """Tell workers that this process lives, and whether it drains."""
-        telemetry.RECEIPTS_QUEUED.set(self._pipeline.queued)
+        self._settle_metrics()
         message = Beat(self._gateway_id, unix_ms(), self._connections.count(), self._connections.draining)
         await self._bus.publish(STATUS_SUBJECT, encode(message))
 
@@ -81,6 +84,11 @@ class Health:
                 message = HealthPing(self._gateway_id, unix_ms(), part)
                 await self._bus.publish(health_subject(self._gateway_id), encode(message))
 
+    def _settle_metrics(self) -> None:
+        telemetry.RECEIPTS_QUEUED.set(self._pipeline.queued)
+        for settle in self._settle:
+            settle()
+
     # --- HTTP ---------------------------------------------------------------
     async def health(self) -> tuple[int, str, bytes]:
         """GET /health: 200, or 503 while draining."""
@@ -97,7 +105,8 @@ class Health:
         return (503 if draining else 200), "application/json", body + b"\n"
 
     async def metrics(self) -> tuple[int, str, bytes]:
-        """GET /metrics: all processes summed, Prometheus text."""
+        """GET /metrics: all processes summed, Prometheus text; the others as of their last beat."""
+        self._settle_metrics()
         return 200, prometheus_client.CONTENT_TYPE_LATEST, await asyncio.to_thread(_collect)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 
 from gateway import handshake
@@ -166,7 +167,7 @@ class Listener(ABC):
             return outcome
         if "authorization" in request.headers:
             return Refusals.TOO_MANY
-        return outcome._replace(identity=None, refusal=Refusals.TOO_MANY)
+        return msgspec.structs.replace(outcome, identity=None, refusal=Refusals.TOO_MANY)
 
     def refuse(self, door: Door, refusal: Refusal) -> None:
         """Answer with a fixed body and close."""

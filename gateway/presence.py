@@ -24,7 +24,7 @@ from notification.limits import (
     RECONNECTING_MS,
 )
 from notification.names import PRESENCE_BORN, lease_key, presence_key
-from notification.presence import Entry, PresenceState, decode
+from notification.presence import Entry, PresenceState, decode, encode
 
 _log = structlog.get_logger("presence")
 
@@ -158,7 +158,7 @@ class Presence:
         self, tag: str, device: str, epoch: int, state: PresenceState, since_ms: int, told: Told | None = None
     ) -> bool:
         """False: Redis is away; the entry is written when it is back."""
-        entry = Entry(self._gateway_id, epoch, state, since_ms).encode()
+        entry = encode(self._gateway_id, epoch, state, since_ms)
         if self._pipeline.connected and self._pipeline.push(
             "EVAL", PUT, 1, presence_key(tag), device, epoch, entry, DEVICES_PER_USER_MAX, told=told
         ):

@@ -81,7 +81,10 @@ class Gateway:
         )  # fmt: skip
         self._replacement = Replacement(bus, self.registry, self._presence)
         self._inbound = Inbound(self.registry, self._resume, clock)
-        self._health = Health(bus, pipeline, self._presence, self.connections, self.registry, gateway_id)
+        self._health = Health(
+            bus, pipeline, self._presence, self.connections, self.registry, gateway_id,
+            (self.connections.settle, self._resume.connect_seconds.settle, self._timers.ping_seconds.settle),
+        )  # fmt: skip
         self._shedding: asyncio.Task[None] | None = None
         self._listener = self._listen_by(
             carrier, {HEALTH_PATH: self._health.health, METRICS_PATH: self._health.metrics}, proxied, tls

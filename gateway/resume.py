@@ -89,6 +89,7 @@ class Resume:
         self._later: list[tuple[int, int, Job]] = []  # heap by (due_ms, number)
         self._number = 0
         self._requests: set[asyncio.Task[None]] = set()
+        self.connect_seconds = telemetry.Seconds(telemetry.CONNECT_SECONDS)
         # Called with a connection's held frames once its welcome is queued.
         self.release: Callable[[Connection, list[bytes]], None] = _nobody
 
@@ -346,7 +347,8 @@ class Resume:
             written += 1
             if session.pending() > WRITE_BUFFER_BYTES_MAX:
                 connection.flush()
-        telemetry.FRAMES_WRITTEN.inc(written)
+        if written:
+            telemetry.FRAMES_WRITTEN.inc(written)
         if complete:
             for lane, seq in enumerate(reply.at):
                 session.advance(lane, max(seq, 0))
@@ -361,7 +363,7 @@ class Resume:
         session = connection.session
         welcome = Welcome(session.session_id, session.client_id, HEARTBEAT_MS // 1_000, epoch, recovered)
         session.send(encode(welcome))
-        telemetry.CONNECT_SECONDS.observe((now_ms() - connection.opened_ms) / 1_000)
+        self.connect_seconds.observe_ms(now_ms() - connection.opened_ms)
         held, job.held = job.held, None
         if held is not None:
             self.release(connection, held)
@@ -378,7 +380,7 @@ class Resume:
         if job.resumed:
             return
         job.resumed = True
-        at = {LANE_NAMES[lane]: seq for lane, seq in enumerate(job.connection.session.at()) if seq >= 0}
+        at = {name: seq for name, seq in zip(LANE_NAMES, job.connection.session.at(), strict=True) if seq >= 0}
         # Behind everything that is owed.
         job.connection.session.send(encode(Resumed(at, counters, job.recovered)), last=True)
 

@@ -29,6 +29,7 @@ class Timers:
 
     def __init__(self) -> None:
         self._wheel: Wheel[Connection | Door] = Wheel(WHEEL_TICK_MS, WHEEL_SLOTS, now_ms())
+        self.ping_seconds = telemetry.Seconds(telemetry.PING_SECONDS)
         self._ticks: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -86,7 +87,7 @@ class Timers:
             if connection.deadline_ms == ping_slot_ms(connection, connection.deadline_ms):
                 rtt_ms = session.ping_rtt_ms()
                 if rtt_ms >= 0:
-                    telemetry.PING_SECONDS.observe(rtt_ms / 1_000)
+                    self.ping_seconds.observe_ms(rtt_ms)
                 session.ping(now)
                 connection.flush()
         if close is not None:

@@ -3,7 +3,7 @@
 These rules are checked at admission and at the token, so that nobody can inject a subject or a key.
 """
 
-import base64
+import binascii
 import os
 import re
 import time
@@ -14,9 +14,14 @@ from notification.errors import InvalidInput
 from notification.limits import ID_CHARS_MAX, USER_CHARS_MAX
 
 _TIME_RULE: Final = "must be a UUID of version 7 whose time is not after the year 9999"
-_TOKEN: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}", re.ASCII)
+TOKEN_PATTERN: Final = rf"[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}"
+_TOKEN: Final = re.compile(TOKEN_PATTERN, re.ASCII)
 _USER: Final = re.compile(rf"[!-~]{{1,{USER_CHARS_MAX}}}", re.ASCII)
 UUID7_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z: the last time a date can name
+_MS_MASK: Final = 2**48 - 1
+_VERSION_7: Final = 0x7 << 76 | 0x2 << 62  # version and variant, RFC 9562 §5.7
+_RANDOM_MASK: Final = 2**80 - 1 & ~(0xF << 76) & ~(0x3 << 62)
+_URLSAFE: Final = str.maketrans("+/", "-_")
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -36,22 +41,19 @@ def check_user(value: str, field: str = "user_id") -> str:
 
 def encode_user(user: str) -> str:
     """A user id as a subject or key token: base64url without padding."""
-    return base64.urlsafe_b64encode(user.encode("ascii")).rstrip(b"=").decode("ascii")
-
-
-def client_id(tenant: str, user: str, device: str) -> str:
-    """`tenant.user.device` with the user encoded: one token of a subject per part."""
-    return f"{tenant}.{encode_user(user)}.{device}"
+    text = binascii.b2a_base64(user.encode("ascii"), newline=False).decode("ascii").rstrip("=")
+    return text.translate(_URLSAFE) if "+" in text or "/" in text else text
 
 
 def new_uuid7(now_ms: int | None = None) -> uuid.UUID:
     """A UUIDv7: 48 bits of Unix milliseconds, then random bits."""
-    stamp = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (stamp & (2**48 - 1)) << 80 | random & (2**80 - 1)
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return uuid.UUID(int=value)
+    return uuid.UUID(bytes=new_uuid7_bytes(time.time_ns() // 1_000_000 if now_ms is None else now_ms))
+
+
+def new_uuid7_bytes(now_ms: int) -> bytes:
+    """The 16 bytes of a UUIDv7."""
+    random = int.from_bytes(os.urandom(10), "big") & _RANDOM_MASK
+    return ((now_ms & _MS_MASK) << 80 | _VERSION_7 | random).to_bytes(16, "big")
 
 
 def uuid7_ms(value: uuid.UUID) -> int:

@@ -23,7 +23,12 @@ class Entry(NamedTuple):
     since_ms: int
 
     def encode(self) -> str:
-        return f"{self.gateway_id} {self.epoch} {self.state} {self.since_ms}"
+        return encode(self.gateway_id, self.epoch, self.state, self.since_ms)
+
+
+def encode(gateway_id: str, epoch: int, state: PresenceState, since_ms: int) -> str:
+    """An Entry as text."""
+    return f"{gateway_id} {epoch} {state} {since_ms}"
 
 
 def decode(value: str) -> Entry | None:

@@ -70,7 +70,7 @@ class _Gateway:
         raise AssertionError("a Unix socket has no address")
 
     def opened(self, connection: Connection) -> None:
-        connection.session.authenticate("t", "u", "d", "t.dQ.d", "s", b"t:dQ", 1, 0)
+        connection.session.authenticate("t", "u", "d", bytes(16), b"t:dQ", 1, 0)
 
     def message(self, connection: Connection, text: bytes) -> None:
         if text[:1] == b"a":
@@ -115,7 +115,7 @@ class _Model:
                 return
             self.heard = SWITCHED
             self._session = session_twin.Session(0)
-            self._session.authenticate("t", "u", "d", "t.dQ.d", "s", b"t:dQ", 1, 0)
+            self._session.authenticate("t", "u", "d", bytes(16), b"t:dQ", 1, 0)
             self._held = self._held[end:]
         self._frames(self._session)
 

@@ -14,7 +14,7 @@ from tests.reference import session as session_twin
 
 def _start(module: Any) -> Any:
     one = module.Session(0)
-    one.authenticate("t", "u", "d", "t.dQ.d", "s", b"t:dQ", 1, 0)
+    one.authenticate("t", "u", "d", bytes(16), b"t:dQ", 1, 0)
     return one
 
 

@@ -74,7 +74,7 @@ def run(data: bytes) -> None:
 
 def _start(module: Any) -> Any:
     one = module.Session(0)
-    one.authenticate("t", "u", "d", "t.dQ.d", "s", b"t:dQ", 1, 0)
+    one.authenticate("t", "u", "d", bytes(16), b"t:dQ", 1, 0)
     return one
 
 

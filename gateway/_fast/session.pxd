@@ -21,9 +21,8 @@ cdef class Session:
         readonly str tenant
         readonly str user
         readonly str device
-        readonly str session_id
-        readonly str client_id
         readonly bytes tag
+        unsigned char _id[16]
         readonly int64_t connection_epoch
         public int64_t token_expiry_ms
         public int64_t token_issued_s

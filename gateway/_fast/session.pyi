@@ -30,9 +30,9 @@ class Session:
     tenant: str
     user: str
     device: str
-    session_id: str
-    client_id: str
     tag: bytes  # names.user_tag, the registry key
+    session_id: str  # 32 hexadecimal digits, made of the 16 bytes kept
+    client_id: str  # tenant.encoded_user.device, made of the tag and the device
     connection_epoch: int
     token_expiry_ms: int  # monotonic; 0 = none
     token_issued_s: int  # Unix; 0 = unknown. The policy's, as token_digest: a revocation is compared with them
@@ -46,10 +46,10 @@ class Session:
 
     def __init__(self, now_ms: int) -> None: ...
     def authenticate(
-        self, tenant: str, user: str, device: str, client_id: str, session_id: str, tag: bytes,
-        connection_epoch: int, token_expiry_ms: int,
+        self, tenant: str, user: str, device: str, session_id: bytes, tag: bytes, connection_epoch: int,
+        token_expiry_ms: int,
     ) -> None:  # fmt: skip
-        """AWAIT_AUTH -> RESUMING."""
+        """AWAIT_AUTH -> RESUMING. ValueError: `session_id` has not 16 bytes."""
     def feed(self, opcode: int, fin: bool, rsv: int, payload: bytes, now_ms: int) -> bytes | None:
         """One unmasked frame in. Returns a whole, valid UTF-8 text message, or None.
 

@@ -38,7 +38,8 @@ class _Bucket:
 
 class Session:
     def __init__(self, now_ms: int) -> None:
-        self.tenant = self.user = self.device = self.session_id = self.client_id = ""
+        self.tenant = self.user = self.device = ""
+        self._id = bytes(16)
         self.tag = b""
         self.connection_epoch = self.token_expiry_ms = self.token_issued_s = self.token_digest = 0
         self.phase = AWAIT_AUTH
@@ -59,14 +60,25 @@ class Session:
         self._rtt_ms = -1
 
     def authenticate(
-        self, tenant: str, user: str, device: str, client_id: str, session_id: str, tag: bytes,
-        connection_epoch: int, token_expiry_ms: int,
+        self, tenant: str, user: str, device: str, session_id: bytes, tag: bytes, connection_epoch: int,
+        token_expiry_ms: int,
     ) -> None:  # fmt: skip
+        if len(session_id) != 16:
+            raise ValueError("session_id must be 16 bytes")
         self.tenant, self.user, self.device = tenant, user, device
-        self.client_id, self.session_id, self.tag = client_id, session_id, tag
+        self._id, self.tag = session_id, tag
         self.connection_epoch, self.token_expiry_ms = connection_epoch, token_expiry_ms
         if self.phase == AWAIT_AUTH:
             self.phase = RESUMING
+
+    @property
+    def session_id(self) -> str:
+        return self._id.hex()
+
+    @property
+    def client_id(self) -> str:
+        tenant, _, user = self.tag.decode().partition(":")
+        return f"{tenant}.{user}.{self.device}" if self.tag else ""
 
     # --- frames in ----------------------------------------------------------
     def feed(self, opcode: int, fin: bool, rsv: int, payload: bytes, now_ms: int) -> bytes | None:

@@ -16,7 +16,7 @@ from tests.twins.pipeline import MemoryPipeline, Store
 
 def session() -> Session:
     session = Session(0)
-    session.authenticate("acme", "ann", "phone", "acme.YW5u.phone", "s-1", b"acme:YW5u", 1, 0)
+    session.authenticate("acme", "ann", "phone", bytes(16), b"acme:YW5u", 1, 0)
     return session
 
 

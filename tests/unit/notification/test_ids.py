@@ -1,5 +1,6 @@
 """notification.ids: who may be called what, and identifiers that sort by time."""
 
+import base64
 import datetime
 import time
 import uuid
@@ -45,8 +46,9 @@ def test_other_users_are_refused(value: str) -> None:
         ids.check_user(value)
 
 
-def test_a_client_id_has_three_parts() -> None:
-    assert ids.client_id("demo", "a.b@c", "phone").split(".") == ["demo", ids.encode_user("a.b@c"), "phone"]
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=USER_CHARS_MAX))
+def test_an_encoded_user_is_base64url_without_padding(user: str) -> None:
+    assert ids.encode_user(user) == base64.urlsafe_b64encode(user.encode()).decode().rstrip("=")
 
 
 @given(st.integers(0, ids.UUID7_MS_MAX))

@@ -38,7 +38,7 @@ class Recorder:
     def opened(self, connection: Connection) -> None:
         self.connections.append(connection)
         self.ready.append(connection.ready)
-        connection.session.authenticate("t", "u", "d", "t.dQ.d", "s", b"t:dQ", 1, 0)
+        connection.session.authenticate("t", "u", "d", bytes(16), b"t:dQ", 1, 0)
         connection.session.set_at(0, 0)
         connection.session.begin_live()
         self.changed.set()

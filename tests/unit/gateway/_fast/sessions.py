@@ -37,7 +37,7 @@ def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
 def live(module: Any, at: int = 0) -> Any:
     """A session that is LIVE with every lane at `at`."""
     session = module.Session(0)
-    session.authenticate("t", "u", "d", "t.dQ.d", "s1", b"t:dQ", 7, 0)
+    session.authenticate("t", "u", "d", bytes(16), b"t:dQ", 7, 0)
     for lane in range(LANE_COUNT):
         session.set_at(lane, at)
     session.begin_live()

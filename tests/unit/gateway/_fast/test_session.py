@@ -53,10 +53,15 @@ class TestPhases:
         session = module.Session(0)
         session.begin_live()
         assert session.phase == module.AWAIT_AUTH
-        session.authenticate("t", "u", "d", "t.dQ.d", "s1", b"t:dQ", 7, 99)
+        assert (session.session_id, session.client_id) == ("00" * 16, "")
+        session.authenticate("t", "u", "d", bytes(range(16)), b"t:dQ", 7, 99)
         assert session.phase == module.RESUMING
         assert (session.tenant, session.user, session.device) == ("t", "u", "d")
-        assert (session.client_id, session.session_id, session.tag) == ("t.dQ.d", "s1", b"t:dQ")
+        assert (session.client_id, session.session_id, session.tag) == (
+            "t.dQ.d",
+            "000102030405060708090a0b0c0d0e0f",
+            b"t:dQ",
+        )
         assert (session.connection_epoch, session.token_expiry_ms) == (7, 99)
         session.begin_live()
         assert session.phase == module.LIVE
@@ -67,10 +72,17 @@ class TestPhases:
             session.token_issued_s, session.token_digest = 2**40, digest
             assert (session.token_issued_s, session.token_digest) == (2**40, digest)
 
+    @pytest.mark.parametrize("count", [0, 15, 17])
+    def test_a_session_id_has_16_bytes(self, module: Any, count: int) -> None:
+        session = module.Session(0)
+        with pytest.raises(ValueError, match="session_id"):
+            session.authenticate("t", "u", "d", bytes(count), b"t:dQ", 7, 0)
+        assert (session.phase, session.tag) == (module.AWAIT_AUTH, b"")
+
     def test_authenticate_does_not_reopen(self, module: Any) -> None:
         session = module.Session(0)
         session.close(*Closes.AUTH_TIMEOUT[:2])
-        session.authenticate("t", "u", "d", "t.dQ.d", "s1", b"t:dQ", 7, 0)
+        session.authenticate("t", "u", "d", bytes(16), b"t:dQ", 7, 0)
         session.begin_live()
         assert session.phase == module.CLOSING
 

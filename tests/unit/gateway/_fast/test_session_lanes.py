@@ -58,7 +58,7 @@ class TestLanes:
         session = module.Session(0)
         assert session.offer(LANE, 1, 0, ident(1), b"one") == module.FULL
         assert (session.wanted(), session.fill(LANE, 1, 0, ident(1), b"one")) == (False, False)  # no identity yet
-        session.authenticate("t", "u", "d", "t.dQ.d", "s1", b"t:dQ", 7, 0)
+        session.authenticate("t", "u", "d", bytes(16), b"t:dQ", 7, 0)
         session.set_at(LANE, 0)
         assert session.offer(LANE, 1, 0, ident(1), b"one") == module.FULL
         assert (session.wanted(), session.pending()) == (True, 0)
