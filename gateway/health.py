@@ -20,7 +20,7 @@ from notification import telemetry
 from notification.bus import Bus
 from notification.limits import BEAT_MS, HEALTH_PING_CLIENTS_MAX, HEARTBEAT_MS, LEASE_RENEW_MS
 from notification.messages import Beat, HealthPing, encode
-from notification.names import STATUS_SUBJECT, health_subject
+from notification.names import STATUS_SUBJECT, client_id, health_subject
 
 _log = structlog.get_logger("health")
 
@@ -76,8 +76,8 @@ class Health:
         while True:
             await asyncio.sleep(HEARTBEAT_MS / 1_000)
             clients = [
-                (connection.session.client_id, connection.session.ping_rtt_ms())
-                for connection in self._registry.connections()
+                (client_id(session.tag.decode(), session.device), session.ping_rtt_ms())
+                for session in (connection.session for connection in self._registry.connections())
             ]
             for first in range(0, len(clients), HEALTH_PING_CLIENTS_MAX):
                 part = clients[first : first + HEALTH_PING_CLIENTS_MAX]

@@ -41,7 +41,7 @@ from notification.limits import (
 from notification.messages import LANES_UNKNOWN, Failure, FillReply, FillRequest, FillsReply, FillsRequest
 from notification.messages import decode_reply as decode
 from notification.messages import encode as encode_request
-from notification.names import INBOX_RESUME
+from notification.names import INBOX_RESUME, client_id
 
 _log = structlog.get_logger("resume")
 
@@ -361,7 +361,13 @@ class Resume:
         job.welcomed = True
         connection = job.connection
         session = connection.session
-        welcome = Welcome(session.session_id, session.client_id, HEARTBEAT_MS // 1_000, epoch, recovered)
+        welcome = Welcome(
+            session.session_id,
+            client_id(session.tag.decode(), session.device),
+            HEARTBEAT_MS // 1_000,
+            epoch,
+            recovered,
+        )
         session.send(encode(welcome))
         self.connect_seconds.observe_ms(now_ms() - connection.opened_ms)
         held, job.held = job.held, None

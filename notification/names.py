@@ -69,6 +69,11 @@ def user_tag(tenant: str, user: str) -> str:
     return f"{tenant}:{encode_user(user)}"
 
 
+def client_id(tag: str, device: str) -> str:
+    """`tenant.encoded_user.device`: one device of a user (by tag), in welcome and in health.ping."""
+    return f"{tag.replace(':', '.', 1)}.{device}"
+
+
 def presence_key(tag: str) -> str:
     """Hash of a user (by tag): device id -> presence.Entry as text."""
     return f"presence:{{{tag}}}"

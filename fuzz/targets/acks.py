@@ -12,7 +12,7 @@ _COUNT = 8
 
 def _written() -> session.Session:
     one = session.Session(0)
-    one.authenticate("t", "u", "d", "t.dQ.d", "s", b"t:dQ", 1, 0)
+    one.authenticate("t", "u", "d", bytes(16), b"t:dQ", 1, 0)
     one.set_at(0, 0)
     one.begin_live()
     for seq in range(1, _COUNT + 1):

@@ -14,7 +14,7 @@ from tests.reference import router as twin
 class _Socket:
     def __init__(self, at: int, welcomed: bool) -> None:
         self.session = session.Session(0)
-        self.session.authenticate("acme", "ann", "d", "acme.YW5u.d", "s", b"acme:YW5u", 1, 0)
+        self.session.authenticate("acme", "ann", "d", bytes(16), b"acme:YW5u", 1, 0)
         for lane in range(session.LANE_COUNT):
             self.session.set_at(lane, at)
         self.session.begin_live()

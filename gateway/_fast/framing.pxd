@@ -4,6 +4,15 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
+    # Opcodes of RFC 6455 §5.2.
+    OP_CONTINUATION = 0x0
+    OP_TEXT = 0x1
+    OP_BINARY = 0x2
+    OP_CLOSE = 0x8
+    OP_PING = 0x9
+    OP_PONG = 0xA
+    CONTROL_BYTES_MAX = 125  # §5.5
+    REASON_BYTES_MAX = 123  # a close frame's payload less its code
     FRAME_HEADER_BYTES_MAX = 14
     FRAME_FAULT = 1002  # codes.Closes.PROTOCOL_ERROR
     FRAME_TOO_BIG = 1009  # codes.Closes.TOO_BIG

@@ -32,7 +32,6 @@ class Session:
     device: str
     tag: bytes  # names.user_tag, the registry key
     session_id: str  # 32 hexadecimal digits, made of the 16 bytes kept
-    client_id: str  # tenant.encoded_user.device, made of the tag and the device
     connection_epoch: int
     token_expiry_ms: int  # monotonic; 0 = none
     token_issued_s: int  # Unix; 0 = unknown. The policy's, as token_digest: a revocation is compared with them

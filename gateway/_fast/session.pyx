@@ -8,8 +8,10 @@ which are kept as they are.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
 
-from gateway._fast.framing cimport close_code_may_arrive
+from gateway._fast.framing cimport CONTROL_BYTES_MAX, REASON_BYTES_MAX, close_code_may_arrive
+from gateway._fast.framing cimport OP_BINARY, OP_CLOSE, OP_CONTINUATION, OP_PING, OP_PONG, OP_TEXT
 from gateway._fast.outbox cimport CLASS_FIRST, CLASS_LAST, CLASSES
 from gateway._fast.outbox cimport outbox_add, outbox_copy, outbox_free, outbox_sent
 from gateway._fast.utf8 cimport utf8_more, utf8_whole
@@ -19,15 +21,6 @@ from gateway._fast.window cimport window_place, window_remove
 from notification import limits as _limits
 
 cdef enum:
-    # Opcodes of RFC 6455 §5.2.
-    OP_CONTINUATION = 0x0
-    OP_TEXT = 0x1
-    OP_BINARY = 0x2
-    OP_CLOSE = 0x8
-    OP_PING = 0x9
-    OP_PONG = 0xA
-    CONTROL_BYTES_MAX = 125  # RFC 6455 §5.5
-    REASON_BYTES_MAX = 123  # a close frame's payload less its code
     PING_BYTES = 4
     # codes.ReceiptCode
     _WRITTEN = 0
@@ -109,15 +102,9 @@ cdef class Session:
         if self.phase == PHASE_AWAIT_AUTH:
             self.phase = PHASE_RESUMING
 
-    # Texts that are seldom asked for are made when they are: as objects they were a fifth of an idle connection.
-    @property
+    @property  # made when it is asked for: as an object it was a tenth of an idle connection
     def session_id(self):
         return PyBytes_FromStringAndSize(<char*>self._id, sizeof(self._id)).hex()
-
-    @property
-    def client_id(self):
-        """`tenant.user.device`, the user as in the tag."""
-        return f"{self.tag.decode().replace(':', '.', 1)}.{self.device}" if self.tag else ""
 
     # --- frames in ----------------------------------------------------------
     cpdef object feed(self, int opcode, bint fin, int rsv, bytes payload, int64_t now_ms):
@@ -295,11 +282,10 @@ cdef class Session:
 
     cdef int _violate(self, int code, str reason) except -1:
         """Queue a close frame once and forget an open message."""
-        cdef bytes payload
+        cdef bytes payload = code.to_bytes(2, "big")
         self._parts = None
         if self.phase >= PHASE_CLOSING:
             return 0
-        payload = code.to_bytes(2, "big")
         if reason:
             payload += reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore").encode()
         self._frame(OP_CLOSE, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), CLASS_LAST)

@@ -75,11 +75,6 @@ class Session:
     def session_id(self) -> str:
         return self._id.hex()
 
-    @property
-    def client_id(self) -> str:
-        tenant, _, user = self.tag.decode().partition(":")
-        return f"{tenant}.{user}.{self.device}" if self.tag else ""
-
     # --- frames in ----------------------------------------------------------
     def feed(self, opcode: int, fin: bool, rsv: int, payload: bytes, now_ms: int) -> bytes | None:
         if self.phase == CLOSED or self.close_received:

@@ -1,6 +1,7 @@
 """Helpers of the route tests: an upstream service (Kafka) and a client app (the `websockets` library)."""
 
 import asyncio
+import collections
 import json
 import uuid
 from typing import Any, Self
@@ -14,7 +15,7 @@ from notification.frames import SUBPROTOCOL, Cursor, cursor_to_text
 from notification.settings import Settings
 from worker.operations import Operations
 
-WAIT_S = 15.0
+WAIT_S = 30.0
 
 
 class Upstream:
@@ -122,5 +123,25 @@ async def status_becomes(settings: Settings, tenant: str, ident: str, *wanted: s
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(f"{ident} is {last}, not {' or '.join(wanted)} after {WAIT_S} s") from None
+    finally:
+        await operations.close()
+
+
+async def history_holds(settings: Settings, tenant: str, ident: str, *wanted: str) -> None:
+    """Wait until the notification's history has each of `wanted`, as often as it is named.
+
+    Their order is that of being written down: a client's ack may be faster than the note that it was sent.
+    """
+    operations = await Operations.connect(settings)
+    missing = collections.Counter(wanted)
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while missing:
+                rows = await operations.notification_status(tenant, uuid.UUID(ident))
+                written = collections.Counter(entry.status for row in rows for entry in row.history)
+                missing = collections.Counter(wanted) - written
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"the history of {ident} lacks {dict(missing)} after {WAIT_S} s") from None
     finally:
         await operations.close()

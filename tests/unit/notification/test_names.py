@@ -25,6 +25,7 @@ def test_a_record_key_of_another_alphabet_is_our_bug() -> None:
 def test_the_user_keys_share_one_hash_tag() -> None:
     tag = names.user_tag("demo", USER)
     assert tag == f"demo:{encode_user(USER)}"
+    assert names.client_id(tag, "phone.2") == f"demo.{encode_user(USER)}.phone.2"
     key = names.presence_key(tag)
     assert key == f"presence:{{{tag}}}"
     assert (key.count("{"), key.count("}")) == (1, 1)

@@ -122,7 +122,7 @@ def test_receipts_are_packed_as_msgspec_does(wanted: list[AckReceipt]) -> None:
     acks = extension.Acks()
     for one in wanted:
         ann = sessions.Session(0)
-        ann.authenticate(one.tenant, one.user, one.device, "", "", b"", 1, 0)
+        ann.authenticate(one.tenant, one.user, one.device, bytes(16), b"", 1, 0)
         acks.put(ann, one.lane, one.seq, one.id, one.at_ms)
     entry = messages.ReceiptsEntry("g-1", 7, wanted, [])
     packed = messages.encode_receipts("g-1", 7, acks.take(), [])

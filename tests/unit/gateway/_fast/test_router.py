@@ -79,7 +79,7 @@ class TestRouter:
     def test_only_who_is_authenticated_and_open_takes_items(self, module: Any) -> None:
         early, gone, resuming = (Socket(sessions.Session(0)) for _ in range(3))
         gone.session.end()
-        resuming.session.authenticate("t", "u", "d", "", "", ANN, 1, 0)
+        resuming.session.authenticate("t", "u", "d", bytes(16), ANN, 1, 0)
         place = Place(module, (ANN, early), (ANN, gone))
         assert place.route(item(1)) == ([ReceiptCode.NO_CONNECTION], 0, 0)
         place = Place(module, (ANN, early), (ANN, resuming))

@@ -53,15 +53,11 @@ class TestPhases:
         session = module.Session(0)
         session.begin_live()
         assert session.phase == module.AWAIT_AUTH
-        assert (session.session_id, session.client_id) == ("00" * 16, "")
+        assert session.session_id == "00" * 16
         session.authenticate("t", "u", "d", bytes(range(16)), b"t:dQ", 7, 99)
         assert session.phase == module.RESUMING
         assert (session.tenant, session.user, session.device) == ("t", "u", "d")
-        assert (session.client_id, session.session_id, session.tag) == (
-            "t.dQ.d",
-            "000102030405060708090a0b0c0d0e0f",
-            b"t:dQ",
-        )
+        assert (session.session_id, session.tag) == ("000102030405060708090a0b0c0d0e0f", b"t:dQ")
         assert (session.connection_epoch, session.token_expiry_ms) == (7, 99)
         session.begin_live()
         assert session.phase == module.LIVE
