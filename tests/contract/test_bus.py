@@ -58,7 +58,7 @@ class Inbox:
         return self.answer
 
     async def count(self, wanted: int) -> None:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             while len(self.got) < wanted:
                 self._more.clear()
                 await self._more.wait()

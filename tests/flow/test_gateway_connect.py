@@ -133,7 +133,7 @@ async def test_no_auth_in_time(world: World, monkeypatch: pytest.MonkeyPatch) ->
     async with world.client(headers={}, raw=True) as app:
         started = time.monotonic()
         assert await app.closed() == 4408
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
 
 
 async def test_before_auth_only_auth_is_heard(world: World) -> None:

@@ -312,7 +312,7 @@ async def test_a_silent_inbox_is_pending_within_its_deadline(world: World, monke
     started = time.monotonic()
     async with world.client() as app:
         assert app.welcome["recovered"] == "pending"
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 1.9  # what the deadline would be without the patch: 2
 
 
 async def test_commands_are_busy_without_inbox(world: World) -> None:

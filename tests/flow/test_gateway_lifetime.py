@@ -138,4 +138,4 @@ async def test_drain_does_not_wait_for_a_dead_client(world: World, monkeypatch: 
 async def test_drain_of_an_empty_process_is_quick(world: World) -> None:
     started = time.monotonic()
     await world.gateway.drain()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4

@@ -269,13 +269,13 @@ class App:
         self.socket = socket
         self.welcome: dict[str, Any] = {}
 
-    async def next(self, timeout_s: float = 3) -> dict[str, Any]:
+    async def next(self, timeout_s: float = 20) -> dict[str, Any]:
         async with asyncio.timeout(timeout_s):
             frame = json.loads(await self.socket.recv())
         assert isinstance(frame, dict)
         return frame
 
-    async def read(self, kind: str, timeout_s: float = 3) -> dict[str, Any]:
+    async def read(self, kind: str, timeout_s: float = 20) -> dict[str, Any]:
         frame = await self.next(timeout_s)
         assert frame["t"] == kind, frame
         return frame
@@ -295,7 +295,7 @@ class App:
     async def ack(self, *frames: dict[str, Any]) -> None:
         await self.say(t="ack", ids=[frame["id"] for frame in frames])
 
-    async def closed(self, timeout_s: float = 5) -> int:
+    async def closed(self, timeout_s: float = 20) -> int:
         """The close code, once everything before it was read."""
         async with asyncio.timeout(timeout_s):
             await self.socket.wait_closed()
@@ -318,7 +318,7 @@ def mint(
     return jwt.encode(present, key, algorithm=algorithm, headers=None if kid is None else {"kid": kid})
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 3) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
     """Wait until `condition()` holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - conditions of all kinds, seen from outside

@@ -59,7 +59,7 @@ async def test_reading_ends_it_everywhere_and_tells_every_gateway(world: World) 
     )
     assert await world.lab.history(world.tenant, sent[0].id) == ["ACCEPTED", "READ"]
     for _ in range(2):
-        _database_ms, [item] = batch.unpack(await asyncio.wait_for(heard.get(), 2))
+        _database_ms, [item] = batch.unpack(await asyncio.wait_for(heard.get(), 20))
         assert (item.kind, item.tag.decode()) == (batch.CONTROL, user_tag(world.tenant, "ann"))
         assert frames.decode_server(item.body) == frames.StateFrame([str(sent[0].id)], "read", after.rev, 1)
 
@@ -166,7 +166,7 @@ async def test_what_nobody_foresaw_is_answered_at_once(world: World, monkeypatch
 
     monkeypatch.setattr("worker.inbox.mark", broken)
     request = StateRequest(world.tenant, "ann", "phone", [new_uuid7().bytes], "read")
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         assert await world.ask(request) == Failure("busy")
     assert isinstance(await world.fill(), FillReply)
 

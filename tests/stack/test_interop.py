@@ -112,7 +112,7 @@ async def test_a_state_of_an_id_after_the_year_9999_is_answered_at_once(system: 
         beyond = "ffffffff-ffff-7fff-bfff-ffffffffffff"
         await socket.send(json.dumps({"t": "state", "ids": [beyond], "to": "read"}))
         assert (await asyncio.wait_for(frame_of(socket, "error"), 10))["code"] == "bad_frame"
-        assert time.monotonic() - started_s < 1
+        assert time.monotonic() - started_s < 1.9
 
 
 async def test_a_foreign_producer_puts_a_user_where_ours_does(system: Settings) -> None:

@@ -86,7 +86,7 @@ async def pipeline(server: Server) -> AsyncIterator[RedisPipeline]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0.005)
 

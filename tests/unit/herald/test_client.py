@@ -109,7 +109,7 @@ def refusal(status: int, code: str, **headers: str) -> Response:
 
 async def take(client: HeraldClient, count: int) -> list[Any]:
     taken: list[Any] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         async for frame in client:
             taken.append(frame)
             if len(taken) == count:
@@ -118,7 +118,7 @@ async def take(client: HeraldClient, count: int) -> list[Any]:
 
 
 async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not check():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
 
@@ -145,7 +145,7 @@ async def test_it_says_who_it_is_and_never_in_the_url() -> None:
 async def test_the_cursor_follows_the_acks_not_the_arrivals() -> None:
     async with Gateway(owed_two) as gateway, HeraldClient(gateway.url, token) as client:
         one, two = await take(client, 2)
-        await asyncio.wait_for(client.wait_resumed(), 5)
+        await asyncio.wait_for(client.wait_resumed(), 20)
         assert client.cursor == Cursor(7, {"direct.high": 3, "direct.low": 3})
         await client.ack(two)
         assert client.cursor == Cursor(7, {"direct.high": 3, "direct.low": 3})
@@ -228,7 +228,7 @@ async def test_a_snapshot_replaces_the_cursor() -> None:
     async with Gateway(snapshot) as gateway, HeraldClient(gateway.url, token, cursor=old) as client:
         (two,) = await take(client, 1)
         await client.ack(two)
-        await asyncio.wait_for(client.wait_resumed(), 5)
+        await asyncio.wait_for(client.wait_resumed(), 20)
         assert client.cursor == Cursor(9, {"direct.high": 2})
         assert cursor_from_text(gateway.query(0)["cursor"]) == old
 
@@ -246,7 +246,7 @@ async def test_a_pending_resume_keeps_the_cursor_until_it_is_settled() -> None:
     async with Gateway(pending) as gateway, HeraldClient(gateway.url, token, cursor=old) as client:
         assert client.cursor == old
         settle.set()
-        await asyncio.wait_for(client.wait_resumed(), 5)
+        await asyncio.wait_for(client.wait_resumed(), 20)
         assert client.cursor == Cursor(7, {"direct.high": 2})
 
 
@@ -264,7 +264,7 @@ async def test_goaway_moves_to_another_connection_after_its_delay() -> None:
     async with Gateway(leave, stay) as gateway, HeraldClient(gateway.url, token) as client:
         began = time.monotonic()
         await take(client, 1)
-        assert 0.15 < time.monotonic() - began < 2
+        assert 0.15 < time.monotonic() - began < 10
         assert gateway.codes[0] == 1000
 
 
@@ -317,7 +317,7 @@ async def test_retry_after_is_obeyed() -> None:
     async with Gateway(owed_two, refuse=(refusal(503, "draining", Retry_After="1"),)) as gateway:
         began = time.monotonic()
         async with HeraldClient(gateway.url, token):
-            assert 0.95 < time.monotonic() - began < 3
+            assert 0.95 < time.monotonic() - began < 10
         assert len(gateway.requests) == 2
 
 

@@ -18,7 +18,7 @@ def test_ready_is_told_to_who_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     address = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(address)
-        listener.settimeout(5)
+        listener.settimeout(20)
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         lifecycle.notify_ready()
         assert listener.recv(100) == b"READY=1"
@@ -28,7 +28,7 @@ def test_ready_speaks_to_abstract_addresses(monkeypatch: pytest.MonkeyPatch) -> 
     name = f"herald-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("\0" + name)
-        listener.settimeout(5)
+        listener.settimeout(20)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
         lifecycle.notify_ready()
         assert listener.recv(100) == b"READY=1"
@@ -45,7 +45,7 @@ async def test_stop_event_is_set_by_a_signal(signum: signal.Signals) -> None:
     assert not event.is_set()
     os.kill(os.getpid(), signum)
     try:
-        await asyncio.wait_for(event.wait(), 5)
+        await asyncio.wait_for(event.wait(), 20)
     finally:
         for each in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(each)

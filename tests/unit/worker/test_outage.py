@@ -36,7 +36,7 @@ async def test_a_server_that_stays_down_is_named() -> None:
     started_s = time.monotonic()
     with pytest.raises(Unavailable, match=r"PostgreSQL at x:1 did not answer within 0\.3 s"):
         await outage.until_up(connect, "PostgreSQL at x:1", (OSError,), 0.3)
-    assert time.monotonic() - started_s < 2
+    assert time.monotonic() - started_s < 8
 
 
 async def test_another_error_is_not_waited_out() -> None:
