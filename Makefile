@@ -32,7 +32,7 @@ test: install chromium node-clients ## Run every test but those of test-kafka
 	@KAFKA= $(BIN)/python -m pytest -m "not kafka" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-kafka: install kafka-tools ## Run the tests on real servers with Apache Kafka (Java 17, Maven, kcat)
-	@KAFKA=apache $(BIN)/python -m pytest -m "(stack or kafka) and not browser"
+	@KAFKA=apache $(BIN)/python -m pytest -m "(stack or kafka) and not browser" --ignore tests/hostile
 
 conformance: install ## Run the Autobahn cases of RFC 6455 against both carriers
 	@$(BIN)/python -m tests.conformance

@@ -12,6 +12,7 @@ import uvloop
 from rich.console import Console
 
 from bench import connections, fanout, handshake, hotpath, idle, peers, storm
+from bench.micro import run as micro
 from bench.report import Progress, show
 from notification.errors import HeraldError
 
@@ -103,6 +104,16 @@ def _idle(as_json: bool, **options: Any) -> None:
 def _fanout(as_json: bool, **options: Any) -> None:
     """CPU per frame when many get the same; beside uWebSockets, if `peers` fetched it."""
     _measure(lambda progress: fanout.run(fanout.Options(**options), progress), as_json)
+
+
+@cli.command("micro")
+@_rounds
+@_json
+@click.option("--operations", default=micro.Options().operations, show_default=True, help="Operations of a turn.")
+@click.option("--tokens", default=micro.Options().tokens, show_default=True, help="Tokens of a turn.")
+def _micro(as_json: bool, **options: Any) -> None:
+    """Each compiled piece beside its Python twin and the library one would take instead."""
+    _measure(lambda progress: micro.run(micro.Options(**options), progress), as_json)
 
 
 @cli.command("peers")

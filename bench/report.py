@@ -59,8 +59,8 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
 
 
 def _spreads(table: Table, figures: Mapping[str, Mapping[str, Any]]) -> None:
-    for title in ("server", "median (range)", "ratio to the first, round by round"):
-        table.add_column(title)
+    for title in ("", "median (range)", "ratio to the first"):
+        table.add_column(title, no_wrap=True)
     for name, figure in figures.items():
         ratio = figure["ratio"]
         table.add_row(name, _spread(figure), _spread(ratio) if ratio else "1")

@@ -55,6 +55,26 @@ def test_a_storm_says_who_came_in() -> None:
     assert report["figures"]["engine"]["admitted"] == 50
 
 
+def test_micro_sets_every_piece_beside_another() -> None:
+    report = bench("micro", "--rounds", "2", "--operations", "200", "--tokens", "3")
+    contestants: dict[str, list[str]] = {}
+    for name, figure in report["figures"].items():
+        assert 0 < figure["low"] <= figure["median"] <= figure["high"], name
+        assert len(figure["values"]) == 2
+        part, _, who = name.partition(": ")
+        contestants.setdefault(part, []).append(who)
+        assert (figure["ratio"] is None) == (who == contestants[part][0])
+    assert contestants == {
+        "frame read": ["websockets", "twin", "framing"],
+        "upgrade": ["websockets", "twin", "upgrade"],
+        "notification and ack": ["twin", "session"],
+        **{f"token {name}": ["PyJWT", "verify", "remembered"] for name in ("HS256", "RS256", "ES256", "EdDSA")},
+        "redis pack": ["redis-py", "hiredis", "resp.pack", "Exchange.put"],
+        "redis reply": ["hiredis", "Exchange"],
+        "redis pipeline": ["redis-py", "gateway"],
+    }
+
+
 def test_a_wrong_question_is_one_line() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "bench", "hotpath", "--connections", "1"], cwd=ROOT, capture_output=True, text=True,

@@ -92,7 +92,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
         await gateway.stop()
 
 
-async def until_async(condition: Callable[[], Awaitable[bool]], timeout_s: float = 10) -> None:
+async def until_async(condition: Callable[[], Awaitable[bool]], timeout_s: float = 30) -> None:
     async with asyncio.timeout(timeout_s):
         while not await condition():  # noqa: ASYNC110 - another process changes it
             await asyncio.sleep(0.05)
@@ -103,15 +103,22 @@ async def test_two_processes_share_the_port_and_their_metrics(gateway: Gateway) 
         for number in range(20):
             app = await clients.enter_async_context(gateway.client(f"u{number}"))
             await app.read("welcome")
-        assert await gateway.metric("herald_connections") == 20
-        assert await gateway.metric("herald_connects_total") == 20
+
+        async def counted() -> bool:  # each process adds what it counted once a second
+            names = ("herald_connections", "herald_connects_total")
+            return [await gateway.metric(name) for name in names] == [20, 20]
+
+        await until_async(counted)
         counts: dict[str, int] = {}
-        for _ in range(40):
+
+        async def both_answered() -> bool:
             status, body = await gateway.get("/health")
             assert status == 200
             health = json.loads(body)
             counts[health["gateway_id"]] = health["connections"]
-        assert len(counts) == 2
+            return len(counts) == 2
+
+        await until_async(both_answered)
         assert sum(counts.values()) == 20
 
 
