@@ -20,7 +20,7 @@ NODE_CLIENTS := tests/clients/node_modules/.package-lock.json
 CYTHON_SOURCES := $(wildcard gateway/_fast/*.pyx gateway/_fast/*.pxd)
 AS_ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help install run test test-kafka conformance fuzz lint format build clean chromium node-clients kafka-tools
+.PHONY: help install run test test-kafka conformance fuzz lint format build clean chromium bench-tools node-clients kafka-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ help: ## Say what there is
 run: install ## Start everything, print READY, run until Ctrl-C (KAFKA=apache: on Apache Kafka)
 	@exec $(BIN)/python -m devstack run
 
-test: install chromium node-clients ## Run every test but those of test-kafka
+test: install chromium bench-tools node-clients ## Run every test but those of test-kafka
 	@KAFKA= $(BIN)/python -m pytest -m "not kafka" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-kafka: install kafka-tools ## Run the tests on real servers with Apache Kafka (Java 17, Maven, kcat)
@@ -80,6 +80,15 @@ $(BUILT): $(INSTALLED) $(CYTHON_SOURCES)
 	@echo "== building the extensions of gateway/_fast"
 	@$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
+
+# bench measures TLS with them.
+bench-tools:
+	@if { [ ! -e /usr/include/openssl/ssl.h ] || ! command -v haproxy > /dev/null; } \
+		&& [ -n "$(AS_ROOT)" ] && command -v apt-get > /dev/null; then \
+		echo "== installing libssl-dev and haproxy for the test of bench"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq -y --no-install-recommends libssl-dev haproxy > /dev/null; } \
+			|| echo "== apt-get could not install them: the test of bench will fail"; fi
 
 # The browser test needs Debian's Chromium; without it that one test fails and says how to get it.
 chromium:

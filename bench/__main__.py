@@ -49,7 +49,8 @@ _rounds = click.option("--rounds", default=5, show_default=True, help="Interleav
 def _contestants(default: tuple[str, ...]) -> Callable[[Any], Any]:
     return click.option(
         "--contestants", default=",".join(default), show_default=True, callback=_names,
-        help="Servers to compare: floor, uws (uWebSockets), engine and picows (the gateway's carriers).",
+        help="Servers to compare: floor; uws (uWebSockets); engine and picows (the gateway's carriers); tls (the "
+        "gateway's own TLS); haproxy (TLS in front of the engine).",
     )  # fmt: skip
 
 

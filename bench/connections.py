@@ -106,11 +106,8 @@ async def _all_there(loads: Sequence[Load], count: int) -> list[dict[str, Any]]:
 
 
 def _look(gateway: Contestant) -> _Load:
-    memories = [proc.memory(pid) for pid in gateway.pids]
-    return _Load(
-        sum(proc.cpu_ns(pid) for pid in gateway.pids), sum(memory.rss for memory in memories),
-        sum(memory.pss for memory in memories), proc.kernel_bytes(),
-    )  # fmt: skip
+    memory = proc.memory(gateway.pids)
+    return _Load(proc.cpu_ns(gateway.pids), memory.rss, memory.pss, proc.kernel_bytes())
 
 
 @contextlib.asynccontextmanager

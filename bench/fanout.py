@@ -8,10 +8,10 @@ together can share a write: uWebSockets sends once per connection and turn of it
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import feeds, peers, proc
+from bench import feeds, proc
 from bench.report import Progress
 from bench.rounds import Figures, order
-from bench.servers import INBOX_USED, Contestant, Floor, Uws, running
+from bench.servers import INBOX_USED, Contestant, Floor, Uws, absent, running
 from notification.batch import CONTROL, Item
 from notification.errors import Unavailable
 from notification.limits import DISPATCH_BATCH_ITEMS_MAX
@@ -30,8 +30,8 @@ class Options(NamedTuple):
 
 async def run(options: Options, progress: Progress) -> dict[str, Any]:
     """The report; a peer that was not fetched is named as absent. Raises Unavailable when frames are lost."""
-    absent = [name for name in options.contestants if name == Uws.name and not peers.uws_is_here()]
-    names = [name for name in options.contestants if name not in absent]
+    missing = absent(options.contestants)
+    names = [name for name in options.contestants if name not in missing]
     cost, busy = Figures(names), Figures(names)
     async with running(names) as (_, up):
         with progress.step("packing batches", 1):
@@ -45,7 +45,7 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
     return {
         "bench": "fanout", "unit": "µs of server CPU per frame", "inbox": INBOX_USED, "options": options._asdict(),
         "figures": cost.report(names[0]), "busy": {name: busy.spread(name).median for name in names},
-        "absent": ", ".join(absent) or "nobody",
+        "absent": ", ".join(missing) or "nobody",
     }  # fmt: skip
 
 
@@ -71,11 +71,11 @@ async def _round(one: Contestant, feed: Path, options: Options) -> tuple[float, 
     async with one.load(range(options.connections)) as load:
         await load.acks(False)
         await load.connect_all(options.connections, until=one.until)
-        before = await proc.quiet_ns(one.pid)
+        before = await proc.quiet_ns(one.pids)
         fan = options.connections if _to_all(one) else 1
         result = await load.feed(feed, options.in_flight * options.connections, frames, fan=fan)
-        busy_ns = proc.cpu_ns(one.pid) - before
-        after = await proc.quiet_ns(one.pid)
+        busy_ns = proc.cpu_ns(one.pids) - before
+        after = await proc.quiet_ns(one.pids)
         await load.close()
     await one.acked()
     if result["stalled"] or result["frames"] != frames:

@@ -10,7 +10,7 @@ from bench import proc
 from bench.histogram import Histogram
 from bench.report import Progress
 from bench.rounds import Figures, order
-from bench.servers import INBOX_USED, Contestant, Floor, running
+from bench.servers import INBOX_USED, Contestant, Floor, absent, running
 
 
 class Options(NamedTuple):
@@ -24,33 +24,39 @@ class Options(NamedTuple):
 
 async def run(options: Options, progress: Progress) -> dict[str, Any]:
     """The report. Raises Unavailable when a connect failed."""
-    names = options.contestants
-    connects, ends, latency = Figures(names), Figures(names), Figures(names)
+    missing = absent(options.contestants)
+    names = [name for name in options.contestants if name not in missing]
+    connects, ends, latency, proxy = Figures(names), Figures(names), Figures(names), Figures(names)
     async with running(names) as (_, up):
         with progress.step("rounds", options.rounds * len(up)) as advance:
             for _number, name in order(list(up), options.rounds):
-                connect_us, end_us, p95_ms = await _round(up[name], options)
+                connect_us, end_us, p95_ms, proxy_us = await _round(up[name], options)
                 connects.add(name, connect_us)
                 ends.add(name, end_us)
                 latency.add(name, p95_ms)
+                proxy.add(name, proxy_us)
                 advance()
     base = Floor.name if Floor.name in up else next(iter(up))
     return {
         "bench": "handshake", "unit": "µs of server CPU per connect", "inbox": INBOX_USED,
         "options": options._asdict(), "figures": connects.report(base), "disconnect": ends.report(base),
         "p95_ms": {name: latency.spread(name).median for name in up},
+        "of_it_proxy": {name: proxy.spread(name).median for name, one in up.items() if one.proxy_pids},
+        "absent": ", ".join(missing) or "nobody",
     }  # fmt: skip
 
 
-async def _round(one: Contestant, options: Options) -> tuple[float, float, float]:
-    """(CPU µs per connect, per disconnect, P95 of the connect in ms)."""
+async def _round(one: Contestant, options: Options) -> tuple[float, float, float, float]:
+    """(CPU µs per connect, per disconnect, P95 of the connect in ms, CPU µs of a connect in a proxy)."""
     count = options.connections
     async with one.load(range(count)) as load:
-        before = await proc.quiet_ns(one.pid)
+        before, proxy_ns = await proc.quiet_ns(one.pids), proc.cpu_ns(one.proxy_pids)
         result = await load.connect_all(count, options.in_flight, one.until)
-        open_ns = await proc.quiet_ns(one.pid)
+        open_ns = await proc.quiet_ns(one.pids)
+        proxy_ns = proc.cpu_ns(one.proxy_pids) - proxy_ns
         await load.close(options.in_flight)
-        after = await proc.quiet_ns(one.pid)
+        after = await proc.quiet_ns(one.pids)
     p95_ms = Histogram.parse(result["latency"]).percentile_us(95) / 1_000
     await one.acked()  # empties the stream
-    return (open_ns - before) / count / 1_000, (after - open_ns) / count / 1_000, p95_ms
+    each_us = [spent_ns / count / 1_000 for spent_ns in (open_ns - before, after - open_ns, proxy_ns)]
+    return each_us[0], each_us[1], p95_ms, each_us[2]

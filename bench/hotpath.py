@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from bench import feeds, proc
 from bench.report import Progress
 from bench.rounds import Figures, order
-from bench.servers import INBOX_USED, Contestant, Floor, running
+from bench.servers import INBOX_USED, Contestant, Floor, absent, running
 from notification.errors import Unavailable
 from notification.limits import DISPATCH_BATCH_ITEMS_MAX, UNACKED_PER_CONNECTION_MAX
 
@@ -36,8 +36,10 @@ class Options(NamedTuple):
 async def run(options: Options, progress: Progress) -> dict[str, Any]:
     """The report. Raises Unavailable when a notification was lost or an ack did not arrive."""
     options.check()
-    cost, busy = Figures(options.contestants), Figures(options.contestants)
-    async with running(options.contestants) as (stage, up):
+    missing = absent(options.contestants)
+    present = [name for name in options.contestants if name not in missing]
+    cost, busy, proxy = Figures(present), Figures(present), Figures(present)
+    async with running(present) as (stage, up):
         with progress.step("packing batches", 1):
             numbered = feeds.in_turn(options.connections, options.messages, options.burst)
             items = [feeds.item_of(one, options.body_bytes) for one in numbered]
@@ -47,30 +49,34 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
             feeds.write_feed(files[name], one.subject, items, DISPATCH_BATCH_ITEMS_MAX)
         with progress.step("rounds", options.rounds * len(up)) as advance:
             for _, name in order(list(up), options.rounds):
-                us, share = await _round(up[name], files[name], options)
+                us, share, proxy_us = await _round(up[name], files[name], options)
                 cost.add(name, us)
                 busy.add(name, share)
+                proxy.add(name, proxy_us)
                 advance()
     return {
         "bench": "hotpath", "unit": "µs of server CPU per delivered and acked notification", "inbox": INBOX_USED,
         "options": options._asdict(), "figures": cost.report(Floor.name if Floor.name in up else next(iter(up))),
         "busy": {name: busy.spread(name).median for name in up},
+        "of_it_proxy": {name: proxy.spread(name).median for name, one in up.items() if one.proxy_pids},
+        "absent": ", ".join(missing) or "nobody",
     }  # fmt: skip
 
 
-async def _round(one: Contestant, feed: Path, options: Options) -> tuple[float, float]:
-    """(CPU µs per message, share of a core)."""
+async def _round(one: Contestant, feed: Path, options: Options) -> tuple[float, float, float]:
+    """(CPU µs per message, share of a core, CPU µs of that in a proxy)."""
     stage = one.stage
     ledger = stage.folder / "ledger"
     feeds.write_ledger(ledger, options.messages)
     async with one.load(range(options.connections)) as load:
         await load.ledger(ledger)
         await load.connect_all(options.connections, until=one.until)
-        before = await proc.quiet_ns(one.pid)
+        before, proxy_ns = await proc.quiet_ns(one.pids), proc.cpu_ns(one.proxy_pids)
         result = await load.feed(feed, options.in_flight, options.messages)
-        busy_ns = proc.cpu_ns(one.pid) - before
+        busy_ns = proc.cpu_ns(one.pids) - before
         await one.settle(options.messages)
-        after = await proc.quiet_ns(one.pid)
+        after = await proc.quiet_ns(one.pids)
+        proxy_ns = proc.cpu_ns(one.proxy_pids) - proxy_ns
         await load.close()
     came = feeds.read_ledger(ledger)
     if result["stalled"] or came.lost or came.repeated or set(result["codes"]) != {"0"}:
@@ -81,4 +87,5 @@ async def _round(one: Contestant, feed: Path, options: Options) -> tuple[float, 
     acked = await one.acked()
     if acked != options.messages:
         raise Unavailable(f"{one.name}: {acked} acks arrived of {options.messages}")
-    return (after - before) / options.messages / 1_000, busy_ns / result["seconds"] / 1e9
+    share = busy_ns / result["seconds"] / 1e9
+    return (after - before) / options.messages / 1_000, share, proxy_ns / options.messages / 1_000

@@ -16,18 +16,22 @@ SOURCES: Final = 250  # source addresses: each has 28,000 ports, and caps per ad
 class Load:
     """Commands as methods; they take their turns."""
 
-    def __init__(self, port: int, heads: Path, core: int | None, spin: bool = True, sources: int = SOURCES) -> None:
+    def __init__(
+        self, port: int, heads: Path, core: int | None, spin: bool = True, sources: int = SOURCES, tls: bool = False
+    ) -> None:
         self._arguments = [str(port), str(heads), str(sources), str(int(spin))]
         if core is not None:
             self._arguments.append(str(core))
+        self._tls = tls
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> "Load":
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            native.program("load"), *self._arguments, stdin=pipe, stdout=pipe, stderr=pipe, limit=_LINE_BYTES_MAX
-        )
+            native.program("load", self._tls), *self._arguments, stdin=pipe, stdout=pipe, stderr=pipe,
+            limit=_LINE_BYTES_MAX,
+        )  # fmt: skip
         await self._answer()
         return self
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,22 +30,24 @@ def pin(pid: int, core: int) -> None:
         os.sched_setaffinity(int(task.name), {core})
 
 
-def cpu_ns(pid: int) -> int:
-    """CPU time of all threads of a process, user and kernel, to the nanosecond (schedstat)."""
-    return sum(int(stat.read_text().split()[0]) for stat in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+def cpu_ns(pids: Sequence[int]) -> int:
+    """CPU time of all threads of processes, user and kernel, to the nanosecond (schedstat)."""
+    return sum(
+        int(stat.read_text().split()[0]) for pid in pids for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")
+    )
 
 
-async def quiet_ns(pid: int) -> int:
-    """Wait until a process has nothing to do; its CPU time then. Raises Unavailable when it never rests."""
+async def quiet_ns(pids: Sequence[int]) -> int:
+    """Wait until processes have nothing to do; their CPU time then. Raises Unavailable when they never rest."""
     deadline_s = time.monotonic() + _QUIET_S_MAX
-    before = cpu_ns(pid)
+    before = cpu_ns(pids)
     while time.monotonic() < deadline_s:
         await asyncio.sleep(_QUIET_STEP_S)
-        now = cpu_ns(pid)
+        now = cpu_ns(pids)
         if now - before < _QUIET_CPU_NS:
             return now
         before = now
-    raise Unavailable(f"process {pid} is still busy {_QUIET_S_MAX:g} s after the load ended")
+    raise Unavailable(f"processes {pids} are still busy {_QUIET_S_MAX:g} s after the load ended")
 
 
 def children(pid: int) -> list[int]:
@@ -57,11 +60,20 @@ class Memory(NamedTuple):
     rss: int
     pss: int
 
+    def since(self, before: "Memory") -> "Memory":
+        """What came since then."""
+        return Memory(self.rss - before.rss, self.pss - before.pss)
 
-def memory(pid: int) -> Memory:
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    fields = {name: int(kib) * 1_024 for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
-    return Memory(fields["Rss"], fields["Pss"])
+
+def memory(pids: Sequence[int]) -> Memory:
+    """Of processes together."""
+    rss = pss = 0
+    for pid in pids:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        fields = {name: int(kib) * 1_024 for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+        rss += fields["Rss"]
+        pss += fields["Pss"]
+    return Memory(rss, pss)
 
 
 def kernel_bytes() -> int:

@@ -8,12 +8,13 @@ but the measured server runs on the other core.
 import asyncio
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import time
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ from notification.names import (
 )
 from notification.presence import PresenceState, decode
 from notification.settings import Settings
+from tests.certificates import Authority
 
 INBOX_USED: Final = "stand-in: every user has an empty log"
 _START_S: Final = 10.0
@@ -61,6 +63,7 @@ class Stage:
         self.settings = Settings(nats_port=ports[0], redis_port=ports[1], data_dir=str(folder), log_level="warning")
         self.core, self.other_core = proc.cores()
         self.fill = folder / "fill"
+        self._authority: Authority | None = None
         self._running = contextlib.AsyncExitStack()
         self._redis: Any = None  # its stub knows only the union of all its modes
 
@@ -80,6 +83,12 @@ class Stage:
 
     async def stop(self) -> None:
         await self._running.aclose()
+
+    def authority(self) -> Authority:
+        """Who signs the certificates of those that speak TLS."""
+        if self._authority is None:
+            self._authority = Authority(self.folder)
+        return self._authority
 
     async def _edge(self, subject: str, message: bytes) -> bytes:
         key = EdgeKey(feeds.ISSUER, feeds.AUDIENCE, "", "HS256", self.secret)
@@ -111,25 +120,24 @@ class Stage:
 
 
 class Contestant(ABC):
-    """One measured server. `pids`: its processes, whose CPU and memory count."""
+    """One measured server. `pids`: its processes, whose CPU and memory count together; `proxy_pids`: those of them
+    that stand in front."""
 
     name = ""
     until = "resumed"  # when a client is ready
+    tls = False  # do clients speak TLS to it?
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.port = free_ports(1)[0]
         self.pids: list[int] = []
+        self.proxy_pids: list[int] = []
 
     @abstractmethod
     async def start(self) -> None: ...
 
     @abstractmethod
     async def stop(self) -> None: ...
-
-    @property
-    def pid(self) -> int:
-        return self.pids[0]
 
     @property
     def subject(self) -> str:
@@ -154,7 +162,8 @@ class Contestant(ABC):
         heads = self.stage.folder / f"heads-{self.name}-{users[0]}"
         # A device of each contestant's own: gateways on one Redis would replace each other's connections.
         feeds.write_heads(heads, users, self.name, self.stage.secret)
-        async with Load(self.port, heads, self.stage.other_core if self.stage.pinned else None, spin) as load:
+        core = self.stage.other_core if self.stage.pinned else None
+        async with Load(self.port, heads, core, spin, tls=self.tls) as load:
             await self.attach(load)
             yield load
 
@@ -162,13 +171,11 @@ class Contestant(ABC):
 class Gateway(Contestant):
     """`python -m gateway` as it runs in production: supervisor, metrics for several processes, all."""
 
-    def __init__(self, stage: Stage, carrier: str = "engine", processes: int = 1) -> None:
+    def __init__(self, stage: Stage, name: str = "engine", processes: int = 1, **settings: Any) -> None:
         super().__init__(stage)
-        self.name = carrier
-        settings = dataclasses.replace(
-            stage.settings, gateway_port=self.port, gateway_carrier=carrier, gateway_processes=processes
-        )
-        self._process = HeraldProcess(settings, f"gateway-{carrier}", ["gateway"])
+        self.name = name
+        own = {"gateway_port": self.port, "gateway_carrier": name, "gateway_processes": processes, **settings}
+        self._process = HeraldProcess(dataclasses.replace(stage.settings, **own), f"gateway-{name}", ["gateway"])
         self._id = ""
         self._acks = 0  # taken from the stream so far
         self._processes = processes
@@ -180,15 +187,22 @@ class Gateway(Contestant):
         self.pids = sorted(proc.children(child.pid))
         if self._processes == 1:
             if self.stage.pinned:
-                proc.pin(self.pid, self.stage.core)
+                proc.pin(self.pids[0], self.stage.core)
             self._id = (await asyncio.to_thread(self._health))["gateway_id"]
 
     async def stop(self) -> None:
         await self._process.stop()
 
     def _health(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://{HOST}:{self.port}/health", timeout=_START_S) as answer:
-            value: dict[str, Any] = json.load(answer)
+        door: http.client.HTTPConnection
+        if self.tls:
+            trusted = self.stage.authority().client()
+            door = http.client.HTTPSConnection(HOST, self.port, timeout=_START_S, context=trusted)
+        else:
+            door = http.client.HTTPConnection(HOST, self.port, timeout=_START_S)
+        with contextlib.closing(door):
+            door.request("GET", "/health")
+            value: dict[str, Any] = json.load(door.getresponse())
             return value
 
     @property
@@ -208,6 +222,66 @@ class Gateway(Contestant):
     async def acked(self) -> int:
         count, self._acks = self._acks + await self.stage.take_acks(), 0
         return count
+
+
+class TlsGateway(Gateway):
+    """The gateway with a certificate of its own: TLS 1.3 by the picows carrier."""
+
+    tls = True
+
+    def __init__(self, stage: Stage, processes: int) -> None:
+        certificate, key = stage.authority().issue()
+        super().__init__(
+            stage, "tls", processes, gateway_carrier="picows", gateway_tls_cert=str(certificate),
+            gateway_tls_key=str(key),
+        )  # fmt: skip
+
+
+class Proxied(Gateway):
+    """HAProxy, one thread on the gateway's core, takes TLS 1.3 off and speaks PROXY v2 to the engine."""
+
+    name = "haproxy"
+    tls = True
+
+    def __init__(self, stage: Stage, processes: int) -> None:
+        behind = free_ports(1)[0]
+        super().__init__(
+            stage, self.name, processes, gateway_carrier="engine", gateway_port=behind, proxy_protocol="required",
+            trusted_proxies=HOST,
+        )  # fmt: skip
+        certificate, key = stage.authority().issue("haproxy")
+        both = stage.folder / "haproxy.both.pem"
+        both.write_bytes(certificate.read_bytes() + key.read_bytes())
+        file = stage.folder / "haproxy.cfg"
+        file.write_text(_HAPROXY.format(both=both, port=self.port, behind=behind, host=HOST))
+        self._proxy = Child(self.name, ["haproxy", "-db", "-f", str(file)], stage.folder / "log" / "haproxy.log")
+
+    async def start(self) -> None:
+        pid = await _start_child(self._proxy, self.port)
+        if self.stage.pinned:
+            proc.pin(pid, self.stage.core)
+        await super().start()
+        self.pids.append(pid)
+        self.proxy_pids = [pid]
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self._proxy.stop()
+
+
+_HAPROXY: Final = """\
+global
+    nbthread 1
+    ssl-default-bind-options ssl-min-ver TLSv1.3
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+listen gateway
+    bind {host}:{port} ssl crt {both} alpn http/1.1
+    server gateway {host}:{behind} send-proxy-v2
+"""
 
 
 class Floor(Contestant):
@@ -299,7 +373,15 @@ def _make(stage: Stage, name: str, processes: int) -> Contestant:
         return Floor(stage)
     if name == Uws.name:
         return Uws(stage)
-    return Gateway(stage, name, processes)
+    if name == Proxied.name:
+        return Proxied(stage, processes)
+    return TlsGateway(stage, processes) if name == "tls" else Gateway(stage, name, processes)
+
+
+def absent(contestants: Sequence[str]) -> list[str]:
+    """Those that cannot be started here: a peer that was not fetched, HAProxy that is not installed."""
+    here = {Uws.name: peers.uws_is_here(), Proxied.name: shutil.which("haproxy") is not None}
+    return [name for name in contestants if not here.get(name, True)]
 
 
 @contextlib.asynccontextmanager

@@ -21,6 +21,8 @@
  */
 #include "upstream.h"
 
+#include <signal.h>
+
 enum { COMMAND_BYTES_MAX = 4096 };
 
 static const uint64_t STDIN = UINT64_MAX, UPSTREAM = UINT64_MAX - 1;
@@ -113,7 +115,7 @@ static void close_more(void) {
         size_t count = frame_masked(frame, OP_CLOSE, "\x03\xe8", 2, swarm.mask += 0x9E3779B9u);
         client->stage = CLOSING;
         closing++;
-        if (send(client->fd, frame, count, MSG_NOSIGNAL) != (ssize_t)count) client_end(client, 0);
+        if (tls_send(client->tls, client->fd, frame, count) != (ssize_t)count) client_end(client, 0);
         gone = close_live - swarm.live;
     }
     if (swarm.live == 0) {
@@ -223,6 +225,8 @@ int main(int count, char **arguments) {
         return 2;
     }
     raise_descriptors();
+    signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
+    tls_open();
     swarm.port = (uint16_t)atoi(arguments[1]);
     swarm.heads = file_map(arguments[2], &swarm.heads_bytes, 0);
     swarm.sources = atoi(arguments[3]);

@@ -3,6 +3,7 @@
 #define BENCH_SWARM_H
 
 #include "histogram.h"
+#include "tls.h"
 
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -20,6 +21,7 @@ struct client {
     int fd;
     uint32_t kept_count;
     uint8_t stage, settled;
+    tls_state tls;
     uint64_t began_ns, head; /* head: where its request head stands in the file */
     char *kept;
 };
@@ -65,6 +67,7 @@ static char swarm_out[READ_BYTES];
 
 static void client_end(struct client *client, int status) {
     struct connecting *connecting = &swarm.connecting;
+    tls_free(client->tls);
     close(client->fd);
     free(client->kept);
     if (client->stage >= UPGRADED) swarm.live--;
@@ -131,13 +134,14 @@ static void client_begin(uint64_t head, int settled) {
         client_end(client, 0);
 }
 
-/* The socket is connected: send the request head. */
+/* The socket is connected: send the request head, after the handshake where there is one. */
 static void client_ask(struct client *client, uint32_t index) {
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = index};
     uint16_t count = get_u16(swarm.heads + client->head);
     const char *head = swarm.heads + client->head + 2;
-    client->stage = ASKED;
-    if (send(client->fd, head, count, MSG_NOSIGNAL) != count ||
+    int shaken = tls_handshake(&client->tls, client->fd);
+    if (shaken > 0) client->stage = ASKED;
+    if (shaken < 0 || (shaken > 0 && tls_send(client->tls, client->fd, head, count) != count) ||
         epoll_ctl(swarm.epoll, EPOLL_CTL_MOD, client->fd, &event) != 0)
         client_end(client, 0);
 }
@@ -238,11 +242,11 @@ static void client_keep(struct client *client, const char *data, size_t count) {
     }
 }
 
-static void client_readable(struct client *client) {
+static void client_read(struct client *client) {
     size_t count = client->kept_count, at = 0, out = 0, used;
     struct frame frame;
     if (count) memcpy(swarm_in, client->kept, count);
-    ssize_t got = recv(client->fd, swarm_in + count, READ_BYTES, 0);
+    ssize_t got = tls_recv(client->tls, client->fd, swarm_in + count, READ_BYTES);
     if (got <= 0) {
         if (got == 0 || errno != EAGAIN) client_end(client, 0);
         return;
@@ -260,18 +264,24 @@ static void client_readable(struct client *client) {
         at += used;
         out += (size_t)answered;
         if (out > sizeof(swarm_out) - 256 || (out > 0 && at == count)) {
-            if (send(client->fd, swarm_out, out, MSG_NOSIGNAL) != (ssize_t)out) {
+            if (tls_send(client->tls, client->fd, swarm_out, out) != (ssize_t)out) {
                 client_end(client, 0);
                 return;
             }
             out = 0;
         }
     }
-    if (out > 0 && send(client->fd, swarm_out, out, MSG_NOSIGNAL) != (ssize_t)out) {
+    if (out > 0 && tls_send(client->tls, client->fd, swarm_out, out) != (ssize_t)out) {
         client_end(client, 0);
         return;
     }
     client_keep(client, swarm_in + at, count - at);
+}
+
+/* TLS may hold what the socket does not tell of again; a client that ended holds nothing. */
+static void client_readable(struct client *client) {
+    do client_read(client);
+    while (tls_holds(client->tls));
 }
 
 static void client_event(uint32_t index, uint32_t events) {

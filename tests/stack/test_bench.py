@@ -35,6 +35,16 @@ def test_handshake_connects_and_disconnects() -> None:
     assert report["disconnect"]["floor"]["values"][0] > 0
 
 
+def test_tls_by_the_gateway_and_by_haproxy_in_front_of_it() -> None:
+    report = bench("hotpath", "--rounds", "1", "--messages", "600", "--connections", "50", "--in-flight", "200",
+                   "--contestants", "engine,tls,haproxy")  # fmt: skip
+    assert set(report["figures"]) == {"engine", "tls", "haproxy"}
+    assert report["absent"] == "nobody"
+    assert 0 < report["of_it_proxy"]["haproxy"] < report["figures"]["haproxy"]["median"]
+    report = bench("idle", "--connections", "50", "--seconds", "0.1", "--contestants", "tls,haproxy")
+    assert report["figures"]["haproxy"]["of_it_proxy_rss_bytes"] <= report["figures"]["haproxy"]["rss_bytes"]
+
+
 def test_fanout_reaches_everybody() -> None:
     report = bench(
         "fanout", "--rounds", "1", "--connections", "50", "--texts", "5", "--contestants", "floor,engine"

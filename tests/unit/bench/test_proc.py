@@ -10,17 +10,17 @@ from notification.errors import Unavailable
 
 
 def test_cpu_time_grows_with_work_and_is_that_of_the_process() -> None:
-    before, before_ns = proc.cpu_ns(os.getpid()), time.process_time_ns()
+    before, before_ns = proc.cpu_ns([os.getpid()]), time.process_time_ns()
     while time.process_time_ns() - before_ns < 50_000_000:
         continue
-    spent_ns = proc.cpu_ns(os.getpid()) - before
+    spent_ns = proc.cpu_ns([os.getpid()]) - before
     assert spent_ns >= 40_000_000  # the scheduler accounts at its ticks
 
 
 def test_memory_is_resident_and_proportional() -> None:
-    before = proc.memory(os.getpid())
+    before = proc.memory([os.getpid()])
     kept = bytearray(os.urandom(1 << 20)) * 32
-    after = proc.memory(os.getpid())
+    after = proc.memory([os.getpid()])
     assert after.rss - before.rss >= len(kept) // 2
     assert after.pss <= after.rss
 
@@ -38,10 +38,10 @@ async def test_a_process_that_never_rests_is_said(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(proc, "cpu_ns", lambda pid: next(times))
     monkeypatch.setattr(proc, "_QUIET_S_MAX", 0.2)
     with pytest.raises(Unavailable, match="still busy"):
-        await proc.quiet_ns(1)
+        await proc.quiet_ns([1])
 
 
 async def test_a_quiet_process_is_told_with_its_last_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((0, 10**9, 2 * 10**9, 2 * 10**9 + 5))
     monkeypatch.setattr(proc, "cpu_ns", lambda pid: next(times))
-    assert await proc.quiet_ns(1) == 2 * 10**9 + 5
+    assert await proc.quiet_ns([1]) == 2 * 10**9 + 5
