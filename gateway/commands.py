@@ -44,7 +44,7 @@ class Commands:
 
     def handle(self, connection: Connection, text: bytes) -> None:
         """One client frame. A frame that breaks the protocol is answered by an error; the third ends in 4400."""
-        count = self._outbound.ack(connection.session, text)  # what nearly every frame is
+        count = self._outbound.ack(connection.session, text)
         if count >= 0:
             if count:
                 self._resume.nudge(connection)

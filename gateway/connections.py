@@ -70,6 +70,7 @@ class Connections:
         self._edge = edge
         self._presence = presence
         self._outbound = outbound
+        self.acks = outbound.acks
         self._resume = resume
         self._commands = commands
         self._timers = timers
@@ -112,6 +113,9 @@ class Connections:
             self._authenticate(connection, text)
         elif connection.session.phase < CLOSING and not self._resume.hold(connection, text):
             self._commands.handle(connection, text)
+
+    def acked(self, connection: Connection) -> None:
+        self._resume.nudge(connection)
 
     def writable(self, connection: Connection) -> None:
         self._resume.nudge(connection)

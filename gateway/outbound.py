@@ -25,7 +25,7 @@ class Outbound:
         self._bus = bus
         self._gateway_id = gateway_id
         self._subject = ack_subject(gateway_id)
-        self._acks = Acks()
+        self.acks = Acks(self._arm)
         self._connections: list[ConnectionReceipt] = []
         self._number = 0
         self._armed = False
@@ -34,15 +34,11 @@ class Outbound:
 
     def ack(self, session: Session, text: bytes) -> int:
         """A client's message, if it is an ack in its usual form: how many it frees here. Else -1."""
-        count = self._acks.ack(session, text, unix_ms())
-        if count > 0:
-            self._arm()
-        return count
+        return self.acks.ack(session, text, unix_ms())
 
     def acked(self, session: Session, lane: int, seq: int, ident: bytes) -> None:
         """A device acknowledged an item that was written to it."""
-        self._acks.put(session, lane, seq, ident, unix_ms())
-        self._arm()
+        self.acks.put(session, lane, seq, ident, unix_ms())
 
     def opened(self, session: Session) -> None:
         self._connection("open", session, 0)
@@ -59,7 +55,7 @@ class Outbound:
         self._arm()
 
     def _arm(self) -> None:
-        if len(self._acks) + len(self._connections) >= RECEIPTS_PER_ENTRY_MAX:
+        if len(self.acks) + len(self._connections) >= RECEIPTS_PER_ENTRY_MAX:
             self.flush()
         elif not self._armed:
             self._armed = True
@@ -71,12 +67,12 @@ class Outbound:
 
     def flush(self) -> None:
         """Hand what was collected to the pipeline."""
-        count = len(self._acks) + len(self._connections)
+        count = len(self.acks) + len(self._connections)
         if count == 0:
             return
         self._number += 1
-        telemetry.ACKS.inc(len(self._acks))
-        packed = encode_receipts(self._gateway_id, self._number, self._acks.take(), self._connections)
+        telemetry.ACKS.inc(len(self.acks))
+        packed = encode_receipts(self._gateway_id, self._number, self.acks.take(), self._connections)
         self._connections = []
         kept = self._pipeline.push(
             "XADD", RECEIPTS_STREAM, "MAXLEN", "~", RECEIPTS_STREAM_ENTRIES_MAX, "*", RECEIPTS_FIELD, packed

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 
 from fuzz.target import Target, same
+from gateway._fast.acks import Acks
 from gateway._fast.carrier import Connection
 from gateway._fast.engine import Engine
 from gateway._fast.upgrade import Parsed
@@ -56,6 +57,7 @@ class _Gateway:
     """Doorkeeper and policy."""
 
     engine: Engine
+    acks = Acks()
 
     def request(self, handle: int, found: Parsed | int) -> None:
         if isinstance(found, int):
@@ -81,6 +83,9 @@ class _Gateway:
             raise ZeroDivisionError
         else:
             connection.session.send(text)
+
+    def acked(self, connection: Connection) -> None:
+        raise AssertionError("no session is live")
 
     def writable(self, connection: Connection) -> None: ...
 

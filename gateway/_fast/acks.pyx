@@ -31,6 +31,7 @@ if _limits.UNACKED_PER_CONNECTION_MAX != IDS_COUNT_MAX:  # frames.IDS_PER_FRAME_
     raise ImportError("an ack may name as many ids as a window holds")
 
 cdef:
+    Py_ssize_t _RECEIPTS_COUNT_MAX = _limits.RECEIPTS_PER_ENTRY_MAX
     bytes _IDS = b'{"t":"ack","ids":["'
     bytes _UPTO = b'{"t":"ack","upto":"'
     bytes _BETWEEN = b'","'
@@ -106,14 +107,28 @@ cdef bint _upto_ident(bytes text, char* ident) noexcept:
 cdef class Acks:
     """One per process."""
 
+    def __init__(self, collected=None):
+        self._collected = collected
+
     def __dealloc__(self):
         PyMem_Free(self._packed)
 
     def __len__(self):
         return self._count
 
-    def ack(self, Session session not None, bytes text not None, int64_t at_ms):
+    cpdef Py_ssize_t ack(self, Session session, bytes text, int64_t at_ms) except -2:
         """How many a message acknowledged; -1: it is not an ack in its usual form."""
+        cdef Py_ssize_t before = self._count
+        cdef Py_ssize_t count
+        if session is None or text is None:
+            raise TypeError("session and text must not be None")
+        count = self._take_places(session, text, at_ms)
+        if count > 0:
+            self._tell(before)
+        return count
+
+    cdef Py_ssize_t _take_places(self, Session session, bytes text, int64_t at_ms) except -2:
+        """Collect receipts and free the places in the window: how many, -1 as ack()."""
         cdef char idents[IDS_COUNT_MAX * IDENT_BYTES]
         cdef Py_ssize_t before = self._count
         cdef Py_ssize_t count = _ids(text, idents)
@@ -139,6 +154,13 @@ cdef class Acks:
         written.lane = lane
         written.seq = seq
         self._put(session, &written, at_ms)
+        self._tell(self._count - 1)
+
+    cdef int _tell(self, Py_ssize_t before) except -1:
+        """Receipts came to the `before` that waited."""
+        if self._collected is not None and (before == 0 or self._count >= _RECEIPTS_COUNT_MAX):
+            self._collected()
+        return 0
 
     def take(self):
         """A MessagePack array of everything collected, which is forgotten."""

@@ -6,6 +6,7 @@ through an epoll set of its own.
 
 from typing import Any, Protocol
 
+from gateway._fast.acks import Acks
 from gateway._fast.session import Session
 
 
@@ -50,12 +51,21 @@ class Connection(Protocol):
 
 
 class Policy(Protocol):
-    """What a carrier calls; one object per process. None of these may raise or block."""
+    """What a carrier calls; one object per process. None of these may raise or block.
+
+    `acks` takes acks in their usual form from a LIVE connection without `state`, which is what nearly every message
+    is; message() gets all others.
+    """
+
+    acks: Acks
 
     def opened(self, connection: Connection) -> None: ...
 
     def message(self, connection: Connection, text: bytes) -> None:
         """A whole text message (already rate-limited and valid UTF-8)."""
+
+    def acked(self, connection: Connection) -> None:
+        """Acks that message() did not see made room, and the session wants more."""
 
     def writable(self, connection: Connection) -> None:
         """The socket drained below its low-water mark."""

@@ -1,6 +1,7 @@
 from libc.stdint cimport int32_t, int64_t
 from picows.picows cimport WSFrame, WSListener, WSTransport
 
+from gateway._fast.acks cimport Acks
 from gateway._fast.peers cimport Peers
 from gateway._fast.session cimport Session
 
@@ -15,6 +16,7 @@ cdef class Connection(WSListener):
         Peers _peers  # None: not counted, or not any more
         int32_t _ticket  # of the client's address there
         object _policy
+        Acks _acks  # the policy's
         WSTransport _transport  # None before the upgrade and after the end
         object _close_timer  # None until our close frame is written
         bint _full
@@ -28,6 +30,7 @@ cdef class Connection(WSListener):
     cpdef flush(self)
     cpdef abort(self)
     cpdef bint is_open(self)
+    cdef int _message(self, bytes text) except -1
     cdef int _write(self, WSTransport transport) except -1
     cdef object _settle(self)
     cdef object _start_close_timer(self)

@@ -11,12 +11,12 @@ writes stays the session's; the transport copies what the socket does not take a
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t
 from picows.picows cimport WSFrame, WSListener, WSTransport
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.uio cimport iovec
 
 from gateway._fast.outbox cimport PIECES, outbox_pieces
 from gateway._fast.peers cimport PEER_UNCOUNTED, Peers
-from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, Session
+from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, PHASE_LIVE, Session
+from gateway._fast.sockets cimport monotonic_ms, unix_ms
 
 from notification import limits as _limits
 
@@ -27,12 +27,6 @@ cdef:
     object _LOW_WATER_BYTES = 0
     Py_ssize_t _SLICE_BYTES = _limits.WRITE_BUFFER_BYTES_MAX // 4
     object _CLOSE_DEADLINE_S = _limits.CLOSE_DEADLINE_MS / 1_000
-
-
-cdef int64_t _now_ms() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1_000 + now.tv_nsec // 1_000_000
 
 
 cdef class Connection(WSListener):
@@ -47,6 +41,7 @@ cdef class Connection(WSListener):
         self.peer = ""
         self.opened_ms = now_ms
         self._policy = policy
+        self._acks = policy.acks
 
     cpdef on_ws_connected(self, WSTransport transport):
         """picows: the 101 is written."""
@@ -71,12 +66,23 @@ cdef class Connection(WSListener):
             return
         text = self.session.feed(
             frame.msg_type, frame.fin, frame.rsv1 << 2 | frame.rsv2 << 1 | frame.rsv3,
-            PyBytes_FromStringAndSize(frame.payload_ptr, frame.payload_size), _now_ms(),
+            PyBytes_FromStringAndSize(frame.payload_ptr, frame.payload_size), monotonic_ms(),
         )
         if text is not None:
-            self._policy.message(self, text)
+            self._message(text)
         if frame.last_in_buffer or self.session.phase >= PHASE_CLOSING:
             self.flush()
+
+    cdef int _message(self, bytes text) except -1:
+        """To the policy; an ack in its usual form not, while nothing is owed that it could make room for."""
+        cdef Py_ssize_t acked = -1
+        if self.state is None and self.session.phase == PHASE_LIVE:
+            acked = self._acks.ack(self.session, text, unix_ms())
+        if acked < 0:
+            self._policy.message(self, text)
+        elif acked > 0 and self.session.wants():
+            self._policy.acked(self)
+        return 0
 
     cpdef on_ws_disconnected(self, WSTransport transport):
         """picows: the socket is gone. Called once for each on_ws_connected."""

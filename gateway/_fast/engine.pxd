@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t
 
+from gateway._fast.acks cimport Acks
 from gateway._fast.doors cimport Doors
 from gateway._fast.session cimport Session
 from gateway._fast.slots cimport Slot
@@ -7,10 +8,12 @@ from gateway._fast.slots cimport Slot
 cdef class Engine(Doors):
     cdef:
         object _policy
+        Acks _acks  # the policy's
         list _gone  # connections whose socket is gone and whose policy does not know it yet
         bint _reaping
 
     cdef int _send(self, Slot* slot, Session session) except -1
+    cdef int _message(self, EngineConnection connection, bytes text) except -1
     cdef int _fault(self, EngineConnection connection, int code, str reason) except -1
     cdef object _failed(self, EngineConnection connection, object error)
     cdef object _reap_soon(self)

@@ -17,11 +17,11 @@ from gateway._fast.doors cimport Doors
 from gateway._fast.framing cimport FRAME_FAULT, FrameHeader, frame_header, frame_unmask
 from gateway._fast.outbox cimport PIECES, outbox_pieces
 from gateway._fast.peers cimport Peers
-from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, Session
+from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, PHASE_LIVE, Session
 from gateway._fast.slots cimport (
     QUEUE_CLOSING, SLOT_JUDGED, SLOT_OPEN, Slot, buffer_append, buffer_bytes, buffer_count, queue_leave, slot_find,
 )
-from gateway._fast.sockets cimport EAGAIN, EINTR, errno, monotonic_ms, send_pieces
+from gateway._fast.sockets cimport EAGAIN, EINTR, errno, monotonic_ms, send_pieces, unix_ms
 
 from gateway._fast.session import PROTOCOL_ERROR, TOO_BIG
 from notification import limits as _limits
@@ -41,6 +41,7 @@ cdef class Engine(Doors):
         Peers peers=None, bint proxied=False,
     ):
         self._policy = policy
+        self._acks = policy.acks
         self._gone = []
         Doors.__init__(self, loop, doorkeeper, sockets_max, head_deadline_ms, peers, proxied)
 
@@ -113,13 +114,25 @@ cdef class Engine(Doors):
             at += header.payload_bytes
             if text is not None:
                 try:
-                    self._policy.message(connection, text)
+                    self._message(connection, text)
                 except Exception as error:  # a fault of ours ends this connection only
                     self._failed(connection, error)
                 if slot.generation != generation or slot.state != SLOT_OPEN:
                     return 0
         self._keep(slot, at, count)
         connection.flush()
+        return 0
+
+    cdef int _message(self, EngineConnection connection, bytes text) except -1:
+        """To the policy; an ack in its usual form not, while nothing is owed that it could make room for."""
+        cdef Session session = connection.session
+        cdef Py_ssize_t acked = -1
+        if connection.state is None and session.phase == PHASE_LIVE:
+            acked = self._acks.ack(session, text, unix_ms())
+        if acked < 0:
+            self._policy.message(connection, text)
+        elif acked > 0 and session.wants():
+            self._policy.acked(connection)
         return 0
 
     cdef int _send(self, Slot* slot, Session session) except -1:

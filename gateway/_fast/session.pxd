@@ -88,4 +88,5 @@ cdef class Session:
         self, int lane, int64_t seq, int64_t prev, const char* ident,
         const char* body, Py_ssize_t count, bint retry,
     ) except -1
+    cdef bint wants(self) noexcept
     cdef int _free(self) noexcept

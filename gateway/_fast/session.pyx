@@ -480,6 +480,9 @@ cdef class Session:
 
     def wanted(self):
         """Some lane was offered beyond at()."""
+        return self.wants()
+
+    cdef bint wants(self) noexcept:
         cdef int lane
         for lane in range(LANES):
             if self._want[lane] > self._at[lane]:

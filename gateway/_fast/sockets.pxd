@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.uio cimport iovec
 
 cdef extern from "<errno.h>" nogil:
@@ -66,6 +66,12 @@ cdef extern from "<arpa/inet.h>" nogil:
 cdef inline int64_t monotonic_ms() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000 + now.tv_nsec // 1_000_000
+
+
+cdef inline int64_t unix_ms() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
     return <int64_t>now.tv_sec * 1_000 + now.tv_nsec // 1_000_000
 
 

@@ -12,6 +12,7 @@ from picows import WSUpgradeRequest, ws_create_server
 from websockets.asyncio.client import ClientConnection, connect
 
 from gateway._fast import upgrade
+from gateway._fast.acks import Acks
 from gateway._fast.carrier import Connection
 from gateway._fast.connection import Connection as PicowsConnection
 from gateway._fast.engine import Engine
@@ -30,6 +31,8 @@ class Recorder:
         self.ready: list[object] = []
         self.texts: list[bytes] = []
         self.pending: list[int] = []
+        self.acks = Acks()
+        self.acked_count = 0
         self.writable_count = 0
         self.ends: list[tuple[bool, int]] = []
         self.answer: Callable[[Connection, bytes], None] = lambda connection, text: connection.session.send(text)
@@ -47,6 +50,10 @@ class Recorder:
         self.texts.append(text)
         self.answer(connection, text)
         self.pending.append(connection.session.pending())
+        self.changed.set()
+
+    def acked(self, connection: Connection) -> None:
+        self.acked_count += 1
         self.changed.set()
 
     def writable(self, connection: Connection) -> None:

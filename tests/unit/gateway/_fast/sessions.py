@@ -1,6 +1,8 @@
 """What tests of a session share: opcodes, ids, a parser of server frames, a live session."""
 
+import json
 import struct
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,15 @@ LANE = Lane.DIRECT_MEDIUM
 
 def ident(number: int) -> bytes:
     return number.to_bytes(16, "big")
+
+
+def name(number: int) -> str:
+    return str(uuid.UUID(int=number))
+
+
+def ack_of(*numbers: int) -> bytes:
+    """An ack by ids as JSON encoders write it."""
+    return json.dumps({"t": "ack", "ids": [name(number) for number in numbers]}, separators=(",", ":")).encode()
 
 
 def frames(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,7 +1,6 @@
 """gateway/_fast/acks over the extension and its twin; any text is read as frames.decode_client reads it."""
 
 import json
-import uuid
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from notification.frames import IDS_PER_FRAME_MAX
 from notification.messages import AckReceipt
 from tests.reference import acks as twin
 from tests.unit.gateway._fast.extensions import both, is_extension
-from tests.unit.gateway._fast.sessions import LANE, ident, live
+from tests.unit.gateway._fast.sessions import LANE, ack_of, ident, live, name
 
 
 def test_the_extension_is_compiled() -> None:
@@ -34,14 +33,6 @@ def session(*numbers: int) -> Any:
     return made
 
 
-def name(number: int) -> str:
-    return str(uuid.UUID(int=number))
-
-
-def by_ids(*numbers: int) -> bytes:
-    return json.dumps({"t": "ack", "ids": [name(number) for number in numbers]}, separators=(",", ":")).encode()
-
-
 def receipts(acks: Any) -> list[AckReceipt]:
     return msgspec.msgpack.decode(acks.take(), type=list[AckReceipt])
 
@@ -50,8 +41,8 @@ def receipts(acks: Any) -> list[AckReceipt]:
 class TestAcks:
     def test_ids(self, module: Any) -> None:
         acks, ann = module.Acks(), session(1, 2, 3, 4)
-        assert acks.ack(ann, by_ids(3), 1_700) == 1
-        assert acks.ack(ann, by_ids(1, 2, 2, 9), 1_800) == 2
+        assert acks.ack(ann, ack_of(3), 1_700) == 1
+        assert acks.ack(ann, ack_of(1, 2, 2, 9), 1_800) == 2
         assert (len(acks), ann.unacked()) == (3, 1)
         assert receipts(acks) == [
             AckReceipt("t", "u", "d", LANE, 3, ident(3), 1_700),
@@ -70,9 +61,9 @@ class TestAcks:
     def test_as_many_as_a_frame_may_name(self, module: Any) -> None:
         most = IDS_PER_FRAME_MAX
         acks, ann = module.Acks(), session(*range(1, most + 1))
-        assert acks.ack(ann, by_ids(*range(1, most + 2)), 5) == -1
+        assert acks.ack(ann, ack_of(*range(1, most + 2)), 5) == -1
         assert (ann.unacked(), len(acks)) == (most, 0)
-        assert acks.ack(ann, by_ids(*range(1, most + 1)), 5) == most
+        assert acks.ack(ann, ack_of(*range(1, most + 1)), 5) == most
         assert [one.seq for one in receipts(acks)] == list(range(1, most + 1))
 
     def test_capital_letters(self, module: Any) -> None:
@@ -84,10 +75,10 @@ class TestAcks:
         "text",
         [
             b"", b"{}", b'{"t":"ping"}', b'{"t":"ack"}', b'{"t":"ack","ids":[]}', b'{"t":"ack","ids":[""]}',
-            by_ids(1).replace(b":", b": "), by_ids(1) + b" ", b" " + by_ids(1), by_ids(1)[:-1],
-            by_ids(1).replace(b"ids", b"upto"), by_ids(1, 2).replace(b"[", b"").replace(b"]", b""),
-            by_ids(1).replace(b"-", b"0", 1), by_ids(1).replace(b"000-", b"00--", 1), by_ids(1).replace(b"1", b"g"),
-            by_ids(1).replace(b"1", b"\\"), by_ids(1, 2).replace(b'","', b'";"'), by_ids(1)[:-2] + b'",]}',
+            ack_of(1).replace(b":", b": "), ack_of(1) + b" ", b" " + ack_of(1), ack_of(1)[:-1],
+            ack_of(1).replace(b"ids", b"upto"), ack_of(1, 2).replace(b"[", b"").replace(b"]", b""),
+            ack_of(1).replace(b"-", b"0", 1), ack_of(1).replace(b"000-", b"00--", 1), ack_of(1).replace(b"1", b"g"),
+            ack_of(1).replace(b"1", b"\\"), ack_of(1, 2).replace(b'","', b'";"'), ack_of(1)[:-2] + b'",]}',
             b'{"t":"ack","ids":null,"upto":"%b"}' % name(1).encode(),
             b'{"t":"ack","ids":["%b"],"upto":null}' % name(1).encode(),
         ],
@@ -103,6 +94,26 @@ class TestAcks:
         with pytest.raises(ValueError, match="16 bytes"):
             acks.put(ann, 0, 7, b"short", 5)
         assert receipts(acks) == [AckReceipt("t", "u", "d", Lane.DIRECT_LOW, 7, ident(1), 5)]
+
+    def test_who_collects_them_hears_of_the_first_and_when_they_are_many(self, module: Any) -> None:
+        told: list[int] = []
+        acks = module.Acks(lambda: told.append(len(acks)))
+        ann, most = session(1, 2, 3, 4), limits.RECEIPTS_PER_ENTRY_MAX
+        assert acks.ack(ann, ack_of(9), 5) == 0
+        assert told == []
+        acks.ack(ann, ack_of(1, 2), 5)
+        acks.ack(ann, ack_of(3), 5)
+        acks.put(ann, LANE, 8, ident(8), 5)
+        assert told == [2]
+        for seq in range(most - 5):
+            acks.put(ann, LANE, seq, ident(8), 5)
+        assert told == [2]
+        acks.ack(ann, ack_of(4), 5)
+        acks.put(ann, LANE, 9, ident(9), 5)
+        assert told == [2, most, most + 1]
+        acks.take()
+        acks.put(ann, LANE, 9, ident(9), 5)
+        assert told == [2, most, most + 1, 1]
 
 
 U63 = st.integers(0, 2**63 - 1)

@@ -12,11 +12,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from gateway._fast.carrier import Connection
-from gateway._fast.session import CLOSED, CLOSING
+from gateway._fast.session import CLOSED, CLOSING, WRITTEN
 from notification import limits
 from notification.codes import Closes, Lane
 from tests.unit.gateway._fast.carriers import TIMEOUT_S, Recorder, client, masked, raw, serving
-from tests.unit.gateway._fast.sessions import CLOSE, PONG, TEXT, frames, ident
+from tests.unit.gateway._fast.sessions import CLOSE, PONG, TEXT, ack_of, frames, ident
 
 
 @pytest.fixture(params=["engine", "picows"])
@@ -67,6 +67,50 @@ async def test_replies_go_out_once_per_read(recorder: Recorder, port: int) -> No
         await recorder.until(lambda: len(recorder.texts) == 5)
         assert recorder.pending == [3, 6, 9, 12, 15]
         assert list(frames(await peer.read(15))) == [(TEXT, b"%d" % number) for number in range(5)]
+
+
+def written(connection: Connection, number: int) -> None:
+    """One more notification, its id that number, in the window and on its way."""
+    assert connection.session.offer(Lane.DIRECT_HIGH, number, number - 1, ident(number), b"{}") == WRITTEN
+    connection.flush()
+
+
+async def test_acks_bypass_the_policy_while_it_has_nothing_of_the_connection(recorder: Recorder, port: int) -> None:
+    async with raw(port) as peer:
+        await recorder.until(lambda: recorder.connections)
+        connection = recorder.connections[0]
+        for number in range(1, 6):
+            written(connection, number)
+        await peer.send(masked(TEXT, ack_of(1)) + masked(TEXT, ack_of(2, 3)) + masked(TEXT, b"{}"))
+        await recorder.until(lambda: recorder.texts)
+        assert (len(recorder.acks), connection.session.unacked()) == (3, 2)
+        assert (recorder.texts, recorder.acked_count) == ([b"{}"], 0)
+
+        connection.session.offer(Lane.DIRECT_HIGH, 9, 8, ident(9), b"{}")  # a gap: the session wants what is before
+        await peer.send(masked(TEXT, ack_of(1)) + masked(TEXT, ack_of(4)))
+        await recorder.until(lambda: recorder.acked_count)
+        assert (len(recorder.acks), connection.session.unacked()) == (4, 1)
+
+        connection.state = "something is owed"
+        await peer.send(masked(TEXT, ack_of(5)) + masked(TEXT, b"end"))
+        await recorder.until(lambda: recorder.texts[-1] == b"end")
+        assert recorder.texts == [b"{}", ack_of(5), b"end"]
+        assert (len(recorder.acks), connection.session.unacked(), recorder.acked_count) == (4, 1, 1)
+
+
+async def test_acks_of_a_session_that_is_not_live_go_to_the_policy(carrier: str) -> None:
+    class Resuming(Recorder):
+        def opened(self, connection: Connection) -> None:
+            self.connections.append(connection)
+            connection.session.authenticate("t", "u", "d", bytes(16), b"t:dQ", 1, 0)
+            connection.session.fill(Lane.DIRECT_HIGH, 1, 0, ident(1), b"{}")
+
+    recorder = Resuming()
+    async with serving(carrier, recorder) as port, raw(port) as peer:
+        await peer.send(masked(TEXT, ack_of(1)))
+        await recorder.until(lambda: recorder.texts)
+        assert (recorder.texts, len(recorder.acks)) == ([ack_of(1)], 0)
+        assert recorder.connections[0].session.unacked() == 1
 
 
 async def test_a_client_closes(recorder: Recorder, port: int) -> None:
