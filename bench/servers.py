@@ -32,7 +32,15 @@ from notification import names
 from notification.bus import NatsBus
 from notification.errors import Unavailable
 from notification.limits import RECEIPTS_READ_ENTRIES_MAX
-from notification.messages import EdgeKey, EdgeReply, EdgeTenant, decode_receipts, encode
+from notification.messages import (
+    EdgeKey,
+    EdgeReply,
+    EdgeRequest,
+    EdgeTenant,
+    decode_receipts,
+    decode_request,
+    encode,
+)
 from notification.names import (
     INBOX_EDGE,
     INBOX_QUEUE,
@@ -91,6 +99,10 @@ class Stage:
         return self._authority
 
     async def _edge(self, subject: str, message: bytes) -> bytes:
+        request = decode_request(message)
+        assert isinstance(request, EdgeRequest)
+        if request.have == 1:  # as the real role: a snapshot anew is a look at every connection
+            return encode(EdgeReply(1, feeds.EPOCH, None))
         key = EdgeKey(feeds.ISSUER, feeds.AUDIENCE, "", "HS256", self.secret)
         return encode(EdgeReply(1, feeds.EPOCH, [EdgeTenant(feeds.TENANT, "active", [], [key])]))
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import prometheus_client
@@ -10,34 +11,33 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from gateway._fast.carrier import Connection
-from gateway._fast.registry import Registry
+from gateway._fast.pulse import Pulse
 from gateway.clock import unix_ms
 from gateway.connections import Connections
 from gateway.pipeline import Pipeline
 from gateway.presence import Presence
 from notification import telemetry
 from notification.bus import Bus
-from notification.limits import BEAT_MS, HEALTH_PING_CLIENTS_MAX, HEARTBEAT_MS, LEASE_RENEW_MS
-from notification.messages import Beat, HealthPing, encode
-from notification.names import STATUS_SUBJECT, client_id, health_subject
+from notification.limits import BEAT_MS, LEASE_RENEW_MS
+from notification.messages import Beat, encode, encode_health_ping
+from notification.names import STATUS_SUBJECT, health_subject
 
 _log = structlog.get_logger("health")
 
 
 class Health:
-    """Beats each BEAT_MS; renews lease and presence in the same rhythm. `settle`: what counts in plain numbers
-    brings the metrics up to date, each beat and before they are read."""
+    """Beats each BEAT_MS, health pings with it; renews lease and presence in the same rhythm. `settle`: what counts
+    in plain numbers brings the metrics up to date, each beat and before they are read."""
 
     def __init__(
-        self, bus: Bus, pipeline: Pipeline, presence: Presence, connections: Connections,
-        registry: Registry[Connection], gateway_id: str, settle: Sequence[Callable[[], None]],
+        self, bus: Bus, pipeline: Pipeline, presence: Presence, connections: Connections, pulse: Pulse[Any],
+        gateway_id: str, settle: Sequence[Callable[[], None]],
     ) -> None:  # fmt: skip
         self._bus = bus
         self._pipeline = pipeline
         self._presence = presence
         self._connections = connections
-        self._registry = registry
+        self._pulse = pulse
         self._gateway_id = gateway_id
         self._settle = settle
         self._tasks: list[asyncio.Task[None]] = []
@@ -47,7 +47,6 @@ class Health:
         await self._presence.renew()
         await self.beat()
         self._tasks = [asyncio.create_task(self._beats()), asyncio.create_task(self._leases())]
-        self._tasks.append(asyncio.create_task(self._pings()))
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -64,6 +63,7 @@ class Health:
         while True:
             await asyncio.sleep(BEAT_MS / 1_000)
             await self.beat()
+            await self._pings()
 
     async def _leases(self) -> None:
         # Beside the beats, not among them: a Redis that answers slowly must not look like a dead gateway.
@@ -73,16 +73,10 @@ class Health:
             self._presence.tick()
 
     async def _pings(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_MS / 1_000)
-            clients = [
-                (client_id(session.tag.decode(), session.device), session.ping_rtt_ms())
-                for session in (connection.session for connection in self._registry.connections())
-            ]
-            for first in range(0, len(clients), HEALTH_PING_CLIENTS_MAX):
-                part = clients[first : first + HEALTH_PING_CLIENTS_MAX]
-                message = HealthPing(self._gateway_id, unix_ms(), part)
-                await self._bus.publish(health_subject(self._gateway_id), encode(message))
+        """Who answered a ping lately, and how fast."""
+        for clients in self._pulse.take():
+            message = encode_health_ping(self._gateway_id, unix_ms(), clients)
+            await self._bus.publish(health_subject(self._gateway_id), message)
 
     def _settle_metrics(self) -> None:
         telemetry.RECEIPTS_QUEUED.set(self._pipeline.queued)

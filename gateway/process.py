@@ -82,7 +82,7 @@ class Gateway:
         self._replacement = Replacement(bus, self.registry, self._presence)
         self._inbound = Inbound(self.registry, self._resume, clock)
         self._health = Health(
-            bus, pipeline, self._presence, self.connections, self.registry, gateway_id,
+            bus, pipeline, self._presence, self.connections, self._timers.pulse, gateway_id,
             (self.connections.settle, self._resume.connect_seconds.settle, self._timers.ping_seconds.settle),
         )  # fmt: skip
         self._shedding: asyncio.Task[None] | None = None

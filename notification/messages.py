@@ -222,7 +222,8 @@ class Beat(_Message, frozen=True):
 
 
 class HealthPing(_Message, frozen=True):
-    """Published on health.ping.{gateway_id} each HEARTBEAT_MS: (client id, last round trip in ms; -1 = none)."""
+    """Published on health.ping.{gateway_id} each BEAT_MS: whose answers to pings came in, each client's once per
+    HEARTBEAT_MS and at most PONG_DUE_MS old, as (client id, round trip in ms)."""
 
     gateway_id: str
     at_ms: int
@@ -252,7 +253,7 @@ _beat: Final = msgspec.msgpack.Decoder(Beat)
 _replaced: Final = msgspec.msgpack.Decoder(Replaced)
 
 
-def encode(message: InboxRequest | InboxReply | ReceiptsEntry | Beat | HealthPing | Replaced) -> bytes:
+def encode(message: InboxRequest | InboxReply | ReceiptsEntry | Beat | Replaced) -> bytes:
     """The MessagePack bytes of a message."""
     return _encoder.encode(message)
 
@@ -260,6 +261,11 @@ def encode(message: InboxRequest | InboxReply | ReceiptsEntry | Beat | HealthPin
 def encode_receipts(gateway_id: str, number: int, acks: bytes, connections: list[ConnectionReceipt]) -> bytes:
     """A ReceiptsEntry whose `acks` are packed already: a MessagePack array of AckReceipt."""
     return _encoder.encode((gateway_id, number, msgspec.Raw(acks), connections))
+
+
+def encode_health_ping(gateway_id: str, at_ms: int, clients: bytes) -> bytes:
+    """A HealthPing whose `clients` are packed already: a MessagePack array."""
+    return _encoder.encode((gateway_id, at_ms, msgspec.Raw(clients)))
 
 
 def decode_request(data: bytes) -> InboxRequest:

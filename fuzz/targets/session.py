@@ -52,7 +52,7 @@ CALLS: tuple[tuple[str, Callable[[Bytes], tuple[object, ...]]], ...] = (
     ("take", lambda byte: (byte(),)),
     ("send", lambda byte: (b"z" * byte(), False, True)),
 )
-READS = ("pong_due_ms", "ping_rtt_ms", "at", "wanted", "window_free", "unacked")
+READS = ("pong_due_ms", "take_rtt_ms", "at", "wanted", "window_free", "unacked")
 
 
 def run(data: bytes) -> None:

@@ -92,8 +92,8 @@ class Session:
         """Queue a PING; pong_due_ms() counts from now."""
     def pong_due_ms(self) -> int:
         """Monotonic ms by which a pong must come; 0 = none outstanding."""
-    def ping_rtt_ms(self) -> int:
-        """Last ping's round trip; -1 before the first."""
+    def take_rtt_ms(self) -> int:
+        """Round trip in ms of the last ping that was answered, once; -1 = none since it was asked."""
     def bad_frame(self) -> bool:
         """Count a frame the policy rejected; True (and close 4400 queued) when it was one too many."""
     def close(self, code: int, reason: str) -> None:

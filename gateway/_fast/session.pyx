@@ -268,9 +268,10 @@ cdef class Session:
         """Monotonic ms by which a pong must come; 0 = none outstanding."""
         return self._pong_due_ms
 
-    def ping_rtt_ms(self):
-        """Last ping's round trip; -1 before the first."""
-        return self._rtt_ms
+    def take_rtt_ms(self):
+        """Round trip of the last ping that was answered, once; -1 = none since it was asked."""
+        rtt_ms, self._rtt_ms = self._rtt_ms, -1
+        return rtt_ms
 
     def bad_frame(self):
         """Count a frame the policy rejected; True (and close 4400 queued) when it was one too many."""

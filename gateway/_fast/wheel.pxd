@@ -5,3 +5,6 @@ cdef class Wheel:
     cdef int64_t _tick_ms
     cdef int64_t _next_tick  # the first tick that has not been handed out
     cdef Py_ssize_t _count
+
+    cpdef object arm(self, item, int64_t due_ms)
+    cpdef list advance(self, int64_t now_ms)

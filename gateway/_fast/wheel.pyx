@@ -20,7 +20,7 @@ cdef class Wheel:
         """Generic for type checkers only."""
         return cls
 
-    def arm(self, item, int64_t due_ms):
+    cpdef object arm(self, item, int64_t due_ms):
         """Fire at or after `due_ms`, at most one tick late; at the horizon if it lies beyond."""
         cdef Py_ssize_t slots = len(self._slots)
         cdef int64_t tick = -(-due_ms // self._tick_ms)  # rounded up: never early
@@ -33,7 +33,7 @@ cdef class Wheel:
             (<list>held).append(item)
         self._count += 1
 
-    def advance(self, int64_t now_ms):
+    cpdef list advance(self, int64_t now_ms):
         """Items whose slot has passed, in slot order; each is forgotten."""
         cdef Py_ssize_t slots = len(self._slots)
         cdef int64_t last = now_ms // self._tick_ms

@@ -128,8 +128,12 @@ async def test_a_bad_token_in_an_auth_frame(world: World) -> None:
         assert await app.closed() == 4401
 
 
-async def test_no_auth_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short_auth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.timers.AUTH_DEADLINE_MS", 300)
+
+
+async def test_no_auth_in_time(short_auth: None, world: World) -> None:
     async with world.client(headers={}, raw=True) as app:
         started = time.monotonic()
         assert await app.closed() == 4408

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from websockets.exceptions import InvalidStatus
 
@@ -25,16 +26,25 @@ def fast_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.timers.HEARTBEAT_MS", 500)
 
 
-async def test_clients_are_pinged(world: World, fast_heartbeat: None) -> None:
-    async with world.client() as app:
+async def test_clients_are_pinged(fast_heartbeat: None, world: World) -> None:
+    told: list[messages.HealthPing] = []
+
+    async def hear(subject: str, payload: bytes) -> None:
+        told.append(msgspec.msgpack.decode(payload, type=messages.HealthPing))
+
+    await world.bus().serve(names.health_subject(world.gateway.gateway_id), hear)
+    async with world.client(device="phone") as app:
         await app.read("resumed")
         (connection,) = world.gateway.registry.connections()
-        await until(lambda: connection.session.ping_rtt_ms() >= 0)
+        await until(lambda: told, 30)
+        (client, rtt_ms), *_ = told[0].clients
+        assert (told[0].gateway_id, client) == (world.gateway.gateway_id, app.welcome["client_id"])
+        assert rtt_ms >= 0
         await app.silent(1.2)  # pings and pongs go on, nobody is closed
         assert connection.is_open()
 
 
-async def test_a_client_that_does_not_pong_is_dropped(world: World, fast_heartbeat: None) -> None:
+async def test_a_client_that_does_not_pong_is_dropped(fast_heartbeat: None, world: World) -> None:
     async with world.client(device="phone") as app:
         await app.read("resumed")
         (connection,) = world.gateway.registry.connections()

@@ -201,8 +201,9 @@ class Session:
     def pong_due_ms(self) -> int:
         return self._due_ms
 
-    def ping_rtt_ms(self) -> int:
-        return self._rtt_ms
+    def take_rtt_ms(self) -> int:
+        rtt_ms, self._rtt_ms = self._rtt_ms, -1
+        return rtt_ms
 
     def bad_frame(self) -> bool:
         self._bad += 1

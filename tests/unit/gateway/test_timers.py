@@ -1,59 +1,70 @@
-"""When a connection's next deadline is."""
+"""What is due of a connection beside its pings. (Pings: tests/unit/gateway/_fast/test_pulse.py.)"""
 
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
-from gateway._fast.connection import Connection
-from gateway._fast.session import AWAIT_AUTH, CLOSING, LIVE
-from gateway.timers import next_deadline_ms, ping_slot_ms
-from notification.limits import AUTH_DEADLINE_MS, CLOSE_DEADLINE_MS, HEARTBEAT_MS
+import pytest
 
+from gateway._fast.carrier import Connection
+from gateway._fast.session import CLOSING, Session
+from gateway.timers import Timers
+from notification.codes import Close, Closes
+from notification.limits import AUTH_DEADLINE_MS
 
-@dataclass
-class FakeSession:
-    phase: int = LIVE
-    connection_epoch: int = 1_795_468_850_347
-    token_expiry_ms: int = 0
-    pong: int = 0
-
-    def pong_due_ms(self) -> int:
-        return self.pong
+NOW_MS = 50_000
 
 
-@dataclass
 class FakeConnection:
-    opened_ms: int = 1_000
-    session: FakeSession = field(default_factory=FakeSession)
+    def __init__(self, authenticated: bool = True, expiry_ms: int = 0) -> None:
+        self.session = Session(0)
+        if authenticated:
+            self.session.authenticate("t", "u", "phone", bytes(16), b"t:dQ", 7, expiry_ms)
+        self.opened_ms = NOW_MS - AUTH_DEADLINE_MS
+        self.deadline_ms = 0
+        self.aborted = False
+
+    def is_open(self) -> bool:
+        return self.session.phase < CLOSING
+
+    def close(self, code: int, reason: str) -> None:
+        self.session.close(code, reason)
+
+    def abort(self) -> None:
+        self.aborted = True
 
 
-def connection(**session: Any) -> Connection:
-    return cast(Connection, FakeConnection(session=FakeSession(**session)))
+def expired(connection: FakeConnection, now_ms: int = NOW_MS) -> FakeConnection:
+    Timers().expire(cast("Connection", connection), now_ms)
+    return connection
 
 
-def test_before_auth_only_auth_is_due() -> None:
-    assert next_deadline_ms(connection(phase=AWAIT_AUTH), 3_000) == 1_000 + AUTH_DEADLINE_MS
+@pytest.mark.parametrize(
+    ("connection", "close"),
+    [
+        (FakeConnection(authenticated=False), Closes.AUTH_TIMEOUT),
+        (FakeConnection(expiry_ms=NOW_MS), Closes.TOKEN_EXPIRED),
+    ],
+)
+def test_closes_when_auth_or_token_is_over(connection: FakeConnection, close: Close) -> None:
+    assert expired(connection).session.close_code == close.code
+    assert connection.deadline_ms > 0
+    assert not connection.aborted
 
 
-def test_after_our_close_the_answer_is_due() -> None:
-    assert next_deadline_ms(connection(phase=CLOSING), 3_000) == 3_000 + CLOSE_DEADLINE_MS
+def test_closes_nobody_too_early() -> None:
+    for connection in (FakeConnection(authenticated=False), FakeConnection(expiry_ms=NOW_MS)):
+        assert expired(connection, NOW_MS - 1).session.close_code == 0
+        assert connection.deadline_ms > 0
 
 
-def test_a_live_connection_is_pinged_once_per_heartbeat() -> None:
-    live = connection()
-    first = next_deadline_ms(live, 50_000)
-    assert 50_000 < first <= 50_000 + HEARTBEAT_MS
-    assert next_deadline_ms(live, first) == first + HEARTBEAT_MS
-    assert next_deadline_ms(live, first - 1) == first
-    assert ping_slot_ms(live, first) == first
+def test_drops_who_does_not_answer_a_ping() -> None:
+    connection = FakeConnection()
+    connection.session.ping(NOW_MS)
+    due_ms = connection.session.pong_due_ms()
+    assert not expired(connection, due_ms - 1).aborted
+    assert expired(connection, due_ms).aborted
 
 
-def test_the_earliest_comes_first() -> None:
-    assert next_deadline_ms(connection(pong=50_001), 50_000) == 50_001
-    assert next_deadline_ms(connection(pong=50_005, token_expiry_ms=50_002), 50_000) == 50_002
-
-
-def test_connections_of_one_storm_ping_at_different_times() -> None:
-    slots = [ping_slot_ms(connection(connection_epoch=1_795_468_850_000 + n), 0) for n in range(3_000)]
-    tenths = [sum(slot * 10 // HEARTBEAT_MS == n for slot in slots) for n in range(10)]
-    assert min(tenths) > 250
-    assert max(tenths) < 350
+def test_drops_who_does_not_answer_our_close() -> None:
+    connection = FakeConnection()
+    connection.close(1000, "")
+    assert expired(connection).aborted

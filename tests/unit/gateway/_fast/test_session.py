@@ -47,7 +47,7 @@ class TestPhases:
         session = module.Session(0)
         assert (session.phase, session.tenant, session.tag, session.close_code) == (module.AWAIT_AUTH, "", b"", 0)
         assert (session.at(), session.wanted(), session.pending()) == ([-1] * LANE_COUNT, False, 0)
-        assert (session.pong_due_ms(), session.ping_rtt_ms(), session.take()) == (0, -1, b"")
+        assert (session.pong_due_ms(), session.take_rtt_ms(), session.take()) == (0, -1, b"")
 
     def test_authenticates_resumes_goes_live(self, module: Any) -> None:
         session = module.Session(0)
@@ -337,9 +337,9 @@ class TestPing:
         ((opcode, payload),) = frames(session.take())
         assert opcode == PING
         session.feed(PONG, True, 0, b"another", 1_010)
-        assert (session.pong_due_ms(), session.ping_rtt_ms()) == (1_000 + limits.PONG_DUE_MS, -1)
+        assert (session.pong_due_ms(), session.take_rtt_ms()) == (1_000 + limits.PONG_DUE_MS, -1)
         session.feed(PONG, True, 0, payload, 1_025)
-        assert (session.pong_due_ms(), session.ping_rtt_ms()) == (0, 25)
+        assert (session.pong_due_ms(), session.take_rtt_ms()) == (0, 25)
 
     def test_only_the_last_pings_pong_counts(self, module: Any) -> None:
         session = module.Session(0)

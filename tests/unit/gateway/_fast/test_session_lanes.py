@@ -322,7 +322,7 @@ def state(session: Any) -> tuple[Any, ...]:
     return (
         session.phase, session.close_code, session.close_sent, session.close_received,
         session.at(), session.wanted(), session.window_free(), session.unacked(),
-        session.pending(), session.pong_due_ms(), session.ping_rtt_ms(),
+        session.pending(), session.pong_due_ms(), session.take_rtt_ms(),
     )  # fmt: skip
 
 
