@@ -12,7 +12,7 @@ from gateway.edge import Edge
 from gateway.handshake import judge_token
 from gateway.outbound import Outbound
 from gateway.resume import Resume
-from gateway.tokens import Identity
+from gateway.tokens import Asked, Identity
 from notification import frames, messages, telemetry
 from notification.bus import Bus
 from notification.codes import Closes, Refusal, Refusals
@@ -40,6 +40,7 @@ class Commands:
         self._outbound = outbound
         self._resume = resume
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reauths: set[Connection] = set()  # those whose token an AuthService is asked about
         self.reauthenticated: Callable[[Connection, Identity], None] = _nobody
 
     def handle(self, connection: Connection, text: bytes) -> None:
@@ -136,8 +137,31 @@ class Commands:
         connection.flush()
 
     def _reauth(self, connection: Connection, frame: frames.Reauth) -> None:
-        session = connection.session
         outcome = judge_token(self._edge, frame.token, None)
+        if isinstance(outcome, Asked):
+            self._reauth_later(connection, frame.token, outcome)
+        else:
+            self._settle_reauth(connection, outcome)
+
+    def _reauth_later(self, connection: Connection, token: str, asked: Asked) -> None:
+        """The AuthService was asked about the token: one at a time per connection."""
+        if connection in self._reauths:
+            connection.session.send(_BUSY)
+            return
+        self._reauths.add(connection)
+
+        def told(answer: Identity | Refusal) -> None:
+            self._reauths.discard(connection)
+            if connection.is_open():
+                outcome = judge_token(self._edge.with_answer(answer), token, None)
+                assert not isinstance(outcome, Asked)
+                self._settle_reauth(connection, outcome)
+                connection.flush()
+
+        asked.then(told)
+
+    def _settle_reauth(self, connection: Connection, outcome: Identity | Refusal) -> None:
+        session = connection.session
         if isinstance(outcome, Refusal):
             connection.session.send(frames.encode(ErrorFrame(outcome.code)))
             if outcome is Refusals.REVOKED:

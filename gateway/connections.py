@@ -22,7 +22,7 @@ from gateway.replacement import EPOCH_MAX, replace
 from gateway.resume import Resume
 from gateway.revocations import token_digest, whole_s
 from gateway.timers import Timers
-from gateway.tokens import Identity
+from gateway.tokens import Asked, Identity
 from notification import frames, telemetry
 from notification.codes import Close, Closes, Refusal, Refusals
 from notification.errors import InvalidInput
@@ -40,6 +40,7 @@ _REFUSED: Final[dict[Refusal, tuple[Close, int | None]]] = {
     Refusals.SUSPENDED: (Closes.REVOKED, None),
     Refusals.TENANT_UNKNOWN_YET: (Closes.DRAIN, 1_000),
     Refusals.KEY_UNKNOWN_YET: (Closes.DRAIN, 1_000),
+    Refusals.AUTH_UNAVAILABLE: (Closes.DRAIN, 1_000),
     Refusals.TOO_MANY: (Closes.TOO_FAST, 5_000),
 }
 # After these of our closes the device is on its way back; any other close handshake means it is offline.
@@ -48,7 +49,7 @@ _ABNORMAL: Final = 1006  # RFC 6455 §7.4.1: no close frame was exchanged
 
 
 class _Authenticating:
-    """`connection.state` while an auth frame waits for a newer edge snapshot, or may still come."""
+    """`connection.state` while an auth frame may come, or waits for a newer edge snapshot or an AuthService."""
 
     __slots__ = ("cursor", "device", "origin", "waiting")
 
@@ -152,11 +153,29 @@ class Connections:
         except InvalidInput:
             bad_frame(connection)
             return
-        outcome = judge_token(self._edge, frame.token, state.origin)
-        if outcome is Refusals.TENANT_UNKNOWN_YET and self._edge.known:
-            self._authenticate_later(connection, state, frame.token)
+        self._judge(connection, state, frame.token)
+
+    def _judge(self, connection: Connection, state: _Authenticating, token: str) -> None:
+        outcome = judge_token(self._edge, token, state.origin)
+        if isinstance(outcome, Asked):
+            self._await(connection, state, token, outcome)
+        elif outcome is Refusals.TENANT_UNKNOWN_YET and self._edge.known:
+            self._authenticate_later(connection, state, token)
         else:
             self._settle(connection, state, outcome)
+
+    def _await(self, connection: Connection, state: _Authenticating, token: str, asked: Asked) -> None:
+        """The AuthService was asked about the token. The auth deadline bounds the wait."""
+        state.waiting = True
+
+        def told(answer: Identity | Refusal) -> None:
+            if connection.is_open() and connection.state is state:
+                outcome = judge_token(self._edge.with_answer(answer), token, state.origin)
+                assert not isinstance(outcome, Asked)
+                self._settle(connection, state, outcome)
+                connection.flush()
+
+        asked.then(told)
 
     def _authenticate_later(self, connection: Connection, state: _Authenticating, token: str) -> None:
         """An issuer we do not know: a newer snapshot may. The auth deadline bounds the wait."""
@@ -166,6 +185,9 @@ class Connections:
             if not connection.is_open() or connection.state is not state:
                 return
             outcome = judge_token(self._edge, token, state.origin)
+            if isinstance(outcome, Asked):
+                self._await(connection, state, token, outcome)
+                return
             if outcome is Refusals.TENANT_UNKNOWN_YET and refresh.result():
                 outcome = Refusals.UNAUTHENTICATED
             self._settle(connection, state, outcome)

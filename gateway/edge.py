@@ -15,8 +15,9 @@ import msgspec
 import structlog
 
 from gateway._fast.session import Session
+from gateway.introspection import Introspection
 from gateway.revocations import Revocations
-from gateway.tokens import Identity, Keys, claimed_issuer
+from gateway.tokens import Asked, Claims, Identity, Keys, claimed_issuer
 from gateway.unknown_keys import UnknownKeys
 from notification import names
 from notification.bus import Bus
@@ -44,11 +45,15 @@ class Change(NamedTuple):
 
 
 class Edge:
-    """Keeps the snapshot; `changed` is called after each change of it."""
+    """Keeps the snapshot; `changed` is called after each change of it. `introspection`: where an AuthService is
+    configured."""
 
-    def __init__(self, bus: Bus, changed: Callable[[Change], None]) -> None:
+    def __init__(
+        self, bus: Bus, changed: Callable[[Change], None], introspection: Introspection | None = None
+    ) -> None:
         self._bus = bus
         self._changed = changed
+        self._introspection = introspection
         self._keys = Keys(())
         self._version = -1
         self._revocations = Revocations()
@@ -75,9 +80,11 @@ class Edge:
         if self._refresh is not None and not self._refresh.done():
             self._refresh.set_result(False)
 
-    def verify(self, token: str) -> Identity | Refusal:
+    def verify(self, token: str) -> Identity | Refusal | Asked:
         """Keys.verify by the wall clock; or REVOKED; or KEY_UNKNOWN_YET, while the keys of its issuer are fetched.
-        TENANT_UNKNOWN_YET may change after refresh()."""
+        TENANT_UNKNOWN_YET may change after refresh(); with_answer() judges the token of what was Asked."""
+        if self._introspection is not None and self._introspection.judges(token):
+            return self._introspect(token, self._introspection)
         outcome = self._keys.verify(token, time.time())
         if isinstance(outcome, Identity) and self._revocations.revoked(outcome):
             return Refusals.REVOKED
@@ -86,6 +93,34 @@ class Edge:
             if outcome is Refusals.KEY_UNKNOWN_YET:
                 self.refresh()
         return outcome
+
+    def _introspect(self, token: str, introspection: Introspection) -> Identity | Refusal | Asked:
+        if not self.known:  # no issuer either: an answer could not be believed
+            return Refusals.TENANT_UNKNOWN_YET
+        claims = introspection.recall(token)
+        if claims is None:
+            return introspection.ask(token, self._admit)
+        return claims if isinstance(claims, Refusal) else self._vouched(claims)
+
+    def _vouched(self, claims: Claims) -> Identity | Refusal:
+        outcome = self._keys.vouched(claims, time.time())
+        if isinstance(outcome, Identity) and self._revocations.revoked(outcome):
+            return Refusals.REVOKED
+        return outcome
+
+    async def _admit(self, claims: Claims) -> Identity | Refusal:
+        """_vouched, by a newer snapshot if this one does not know the issuer."""
+        outcome = self._vouched(claims)
+        if outcome is Refusals.TENANT_UNKNOWN_YET:
+            answered = await asyncio.shield(self.refresh())  # others wait for it too
+            outcome = self._vouched(claims)
+            if outcome is Refusals.TENANT_UNKNOWN_YET and answered:
+                outcome = Refusals.UNAUTHENTICATED
+        return outcome
+
+    def with_answer(self, outcome: Identity | Refusal) -> "Answered":
+        """Who judges the token that this is the AuthService's answer to."""
+        return Answered(self, outcome)
 
     def origin_allowed(self, tenant: str, origin: str) -> bool:
         return self._keys.origin_allowed(tenant, origin)
@@ -182,3 +217,20 @@ class Edge:
             )  # fmt: skip
             self._changed(Change(reply.tenants is not None, reply.revocations))
         return renumbered or reply.more
+
+
+class Answered:
+    """The edge, for one token that the AuthService has answered about."""
+
+    def __init__(self, edge: Edge, outcome: Identity | Refusal) -> None:
+        self._edge = edge
+        self._outcome = outcome
+
+    def verify(self, token: str) -> Identity | Refusal:
+        """The answer, unless the token was revoked since."""
+        if isinstance(self._outcome, Identity) and self._edge.revoked(self._outcome):
+            return Refusals.REVOKED
+        return self._outcome
+
+    def origin_allowed(self, tenant: str, origin: str) -> bool:
+        return self._edge.origin_allowed(tenant, origin)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from gateway._fast import upgrade
-from gateway.tokens import Identity
+from gateway.tokens import Asked, Identity
 from notification.codes import Refusal, Refusals
 from notification.errors import InvalidInput
 from notification.frames import BEARER_PREFIX, CONNECT_PATH, SUBPROTOCOL, Cursor, cursor_from_text
@@ -71,7 +71,7 @@ class Accepted(msgspec.Struct, frozen=True):
 class Judge(Protocol):
     """What the decision asks the edge snapshot."""
 
-    def verify(self, token: str) -> Identity | Refusal: ...
+    def verify(self, token: str) -> Identity | Refusal | Asked: ...
 
     def origin_allowed(self, tenant: str, origin: str) -> bool: ...
 
@@ -86,8 +86,9 @@ def to_request(outcome: upgrade.Parsed | int) -> Request | Refusal:
     return _REFUSED[outcome] if isinstance(outcome, int) else Request(*outcome)
 
 
-def decide(request: Request, judge: Judge) -> Accepted | Refusal:
-    """Judge an upgrade request for CONNECT_PATH. TENANT_UNKNOWN_YET may change after a newer edge snapshot."""
+def decide(request: Request, judge: Judge) -> Accepted | Refusal | Asked:
+    """Judge an upgrade request for CONNECT_PATH. TENANT_UNKNOWN_YET may change after a newer edge snapshot, Asked
+    will with its answer."""
     if request.path != CONNECT_PATH:
         return Refusals.NOT_FOUND
     try:
@@ -96,7 +97,7 @@ def decide(request: Request, judge: Judge) -> Accepted | Refusal:
         return Refusals.MALFORMED
 
 
-def _decide(request: Request, judge: Judge) -> Accepted | Refusal:
+def _decide(request: Request, judge: Judge) -> Accepted | Refusal | Asked:
     if not _upgrades(request):
         return Refusals.UPGRADE_REQUIRED
     key = request.one("sec-websocket-key") or ""
@@ -121,19 +122,21 @@ def _decide(request: Request, judge: Judge) -> Accepted | Refusal:
         if scheme.lower() != "bearer":
             return Refusals.UNAUTHENTICATED
         outcome = judge_token(judge, token.strip(" "), origin)
-        if isinstance(outcome, Refusal):
+        if not isinstance(outcome, Identity):
             return outcome
         identity = outcome
     elif bearers:
         outcome = judge_token(judge, bearers[0], origin)
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, Identity):
+            identity = outcome
+        elif isinstance(outcome, Refusal):
             refusal = outcome
         else:
-            identity = outcome
+            return outcome
     return Accepted(key, identity, refusal, device, cursor, bool(offered), origin)
 
 
-def judge_token(judge: Judge, token: str, origin: str | None) -> Identity | Refusal:
+def judge_token(judge: Judge, token: str, origin: str | None) -> Identity | Refusal | Asked:
     """A token and the page it came from: the origin counts once the tenant is known."""
     outcome = judge.verify(token)
     if isinstance(outcome, Identity) and origin is not None and not judge.origin_allowed(outcome.tenant, origin):

@@ -21,6 +21,7 @@ from gateway._fast.carrier import Policy
 from gateway.caps import Caps
 from gateway.edge import Edge
 from gateway.handshake import Accepted, Request
+from gateway.tokens import Asked, Identity
 from notification import telemetry
 from notification.codes import REFUSALS, Refusal, Refusals
 from notification.errors import SettingsError
@@ -97,7 +98,7 @@ class Door(Protocol):
 
 
 class Listener(ABC):
-    """What the listeners of both carriers do alike. `held` doors wait for an edge snapshot."""
+    """What the listeners of both carriers do alike. `held` doors wait for an edge snapshot or an AuthService."""
 
     def __init__(self, policy: Policy, edge: Edge, routes: dict[str, Route], caps: Caps, proxied: bool) -> None:
         self.policy = policy
@@ -147,7 +148,9 @@ class Listener(ABC):
         outcome = handshake.decide(request, self.edge)
         if self.draining and not isinstance(outcome, Refusal):
             outcome = Refusals.DRAINING
-        if handshake.unknown_yet(outcome) and self.edge.known:
+        if isinstance(outcome, Asked):
+            self._await(door, request, outcome)
+        elif handshake.unknown_yet(outcome) and self.edge.known:
             self._hold(door, request, outcome)
         else:
             self._finish(door, self._capped(request, outcome))
@@ -184,10 +187,33 @@ class Listener(ABC):
         def refreshed(answered: "asyncio.Future[bool]") -> None:
             self.held -= 1
             again = handshake.decide(request, self.edge)
+            if isinstance(again, Asked):
+                self._await(door, request, again)
+                return
             known = handshake.unknown_yet(again) and answered.result()
             self._finish(door, handshake.settle(again) if known else self._capped(request, again))
 
         self.edge.refresh().add_done_callback(refreshed)
+
+    def _await(self, door: Door, request: Request, asked: Asked) -> None:
+        """The AuthService was asked about the token: the request is decided with its answer."""
+        if self.held >= DOORS_HELD_MAX:
+            self._answered(door, request, Refusals.AUTH_UNAVAILABLE)
+            return
+        self.held += 1
+
+        def told(answer: Identity | Refusal) -> None:
+            self.held -= 1
+            self._answered(door, request, answer)
+
+        asked.then(told)
+
+    def _answered(self, door: Door, request: Request, answer: Identity | Refusal) -> None:
+        outcome = handshake.decide(request, self.edge.with_answer(answer))
+        assert not isinstance(outcome, Asked)
+        if self.draining and not isinstance(outcome, Refusal):
+            outcome = Refusals.DRAINING
+        self._finish(door, self._capped(request, outcome))
 
     def _finish(self, door: Door, outcome: Accepted | Refusal) -> None:
         if isinstance(outcome, Refusal):

@@ -25,6 +25,7 @@ from gateway.eviction import Eviction
 from gateway.handshake import HEALTH_PATH, METRICS_PATH
 from gateway.health import Health
 from gateway.inbound import Inbound
+from gateway.introspection import Introspection
 from gateway.link import Link
 from gateway.listener import Listener, Route
 from gateway.outbound import Outbound
@@ -42,7 +43,7 @@ from notification.errors import HeraldError, Unavailable
 from notification.ids import new_ulid
 from notification.lifecycle import die_with_parent, notify_ready, stop_event
 from notification.limits import DRAIN_LISTEN_MS, REDIS_REPLY_MS_MAX, STARTUP_DEADLINE_S
-from notification.settings import Settings
+from notification.settings import AUTH_SERVICE_SECRET, Settings
 
 _log = structlog.get_logger("gateway")
 
@@ -54,11 +55,11 @@ def make_gateway_id(index: int) -> str:
 
 
 class Gateway:
-    """The parts of one process. It owns neither bus nor pipeline: whoever made them closes them."""
+    """The parts of one process. It owns neither bus, pipeline nor introspection: whoever made them closes them."""
 
     def __init__(
         self, bus: Bus, pipeline: Pipeline, gateway_id: str, carrier: str = "engine", caps: Caps | None = None,
-        proxied: bool = False, tls: ssl.SSLContext | None = None,
+        proxied: bool = False, tls: ssl.SSLContext | None = None, introspection: Introspection | None = None,
     ) -> None:  # fmt: skip
         self.gateway_id = gateway_id
         self._caps = Caps() if caps is None else caps
@@ -67,7 +68,7 @@ class Gateway:
         self.registry: Registry[Connection] = Registry()
         clock = DatabaseClock()
         self._timers = Timers()
-        self.edge = Edge(bus, self._edge_changed)
+        self.edge = Edge(bus, self._edge_changed, introspection)
         self._eviction = Eviction(self.registry, self.edge)
         self._presence = Presence(pipeline, self.registry, gateway_id)
         self._outbound = Outbound(pipeline, bus, gateway_id)
@@ -158,6 +159,17 @@ class Gateway:
         self._eviction.changed(change)
 
 
+def introspect(settings: Settings) -> Introspection | None:
+    """Who asks the AuthService about tokens; None without one. Within the running loop. Raises SettingsError."""
+    if not settings.auth_service:
+        return None
+    from gateway.auth_service import AuthService  # an HTTP client and its memory, only where one is needed
+
+    secret = settings.secret(AUTH_SERVICE_SECRET)
+    service = AuthService(settings.auth_service, settings.auth_service_client, secret)
+    return Introspection(service, settings.auth_service_tokens == "all")
+
+
 async def serve(settings: Settings, index: int, sock: socket.socket, to_supervisor: socket.socket) -> None:
     """Run until SIGTERM or SIGINT. Raises HeraldError when it cannot start."""
     stopping = stop_event()
@@ -175,7 +187,8 @@ async def serve(settings: Settings, index: int, sock: socket.socket, to_supervis
     bus, _ = starting.result()
     caps = Caps(settings.connections_per_address, settings.connections_per_tenant, settings.proxies)
     proxied = settings.proxy_protocol == "required"
-    gateway = Gateway(bus, pipeline, gateway_id, settings.carrier, caps, proxied, context)
+    introspection = introspect(settings)
+    gateway = Gateway(bus, pipeline, gateway_id, settings.carrier, caps, proxied, context, introspection)
     link = Link(to_supervisor, gateway.connections.count, gateway.shed)
     listening = asyncio.create_task(link.listen())
     await asyncio.wait((listening, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -191,6 +204,8 @@ async def serve(settings: Settings, index: int, sock: socket.socket, to_supervis
     await link.close()
     await bus.close()
     await pipeline.close()
+    if introspection is not None:
+        await introspection.close()
     _log.info("gateway_stopped", gateway_id=gateway_id)
 
 

@@ -30,7 +30,7 @@ from notification.limits import (
     RESTART_MS,
     RESTART_PAUSE_MS_MAX,
 )
-from notification.settings import Settings
+from notification.settings import AUTH_SERVICE_SECRET, Settings
 
 _log = structlog.get_logger("supervisor")
 
@@ -222,7 +222,9 @@ def main() -> int:
     try:
         settings, _ = configuration.load()
         telemetry.configure(settings.log_level, b"", settings.log_json)
-        tls.server_context(settings)  # a wrong certificate is told once, not by each process
+        tls.server_context(settings)  # a wrong file is told once, not by each process
+        if settings.auth_service:
+            settings.secret(AUTH_SERVICE_SECRET)
         listener.check_free(settings.gateway_host, settings.gateway_port)
         count = settings.gateway_processes or os.cpu_count() or 1
         with contextlib.ExitStack() as held:

@@ -6,6 +6,8 @@ all policy is here. What was verified lately is remembered by the token's exact 
 is asked each time.
 """
 
+import asyncio
+import functools
 import hmac
 import json
 import re
@@ -59,6 +61,20 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     jti: str
     issued_s: float | None
     issuer: str
+
+
+class Asked(NamedTuple):
+    """The AuthService was asked about a token: what `answer` brings is how it is judged."""
+
+    answer: "asyncio.Future[Identity | Refusal]"
+
+    def then(self, told: Callable[[Identity | Refusal], None]) -> None:
+        """Call `told` once the answer is here, never within this call."""
+
+        def answered(answer: "asyncio.Future[Identity | Refusal]") -> None:
+            told(Refusals.AUTH_UNAVAILABLE if answer.cancelled() else answer.result())
+
+        self.answer.add_done_callback(answered)
 
 
 class _Key(NamedTuple):
@@ -133,6 +149,30 @@ class Keys:
         identity = verified.identity
         return Refusals.SUSPENDED if self.suspended(identity.tenant) else identity
 
+    def vouched(self, claims: "Claims", now_s: float) -> Identity | Refusal:
+        """What verify() says of a token with these claims that somebody else verified: TENANT_UNKNOWN_YET means
+        that nobody has registered the issuer here."""
+        keys = self._issuers.get(claims.iss, ())
+        if not keys:
+            return Refusals.TENANT_UNKNOWN_YET
+        if _from_s(claims, now_s) is not None:
+            for key in keys:
+                identity = _identity(claims, key, now_s)
+                if identity is not None:
+                    return Refusals.SUSPENDED if self.suspended(identity.tenant) else identity
+        return Refusals.UNAUTHENTICATED
+
+    @functools.cached_property
+    def _issuers(self) -> "dict[str, list[_Key]]":
+        """A key for each tenant and audience of an issuer. Made when asked for: only an AuthService needs it."""
+        found: dict[tuple[str, str, str], _Key] = {}
+        for key in self._keys.values():
+            found.setdefault((key.source.issuer, key.tenant, key.source.audience), key)
+        issuers: dict[str, list[_Key]] = {}
+        for (issuer, _, _), key in found.items():
+            issuers.setdefault(issuer, []).append(key)
+        return issuers
+
     def _verify(self, token: str, now_s: float) -> _Verified | Refusal:
         parts = jwt.split(token)
         if parts is None:
@@ -140,7 +180,7 @@ class Keys:
         header_text, claims_text, signed, signature = parts
         known = self._headers.get(header_text)
         header = known or _header(header_text)
-        claims = _claims(claims_text)
+        claims = read_claims(claims_text)
         from_s = None if claims is None else _from_s(claims, now_s)
         if header is None or claims is None or from_s is None:
             return Refusals.UNAUTHENTICATED
@@ -233,7 +273,7 @@ _ALGORITHMS: Final[dict[str, tuple[Callable[[Any], bool], Callable[[Any, bytes, 
 def claimed_issuer(token: str) -> str | None:
     """The `iss` of a token that nobody verified; None if it is none of the right form."""
     parts = jwt.split(token)
-    claims = None if parts is None else _claims(parts[1])
+    claims = None if parts is None else read_claims(parts[1])
     return None if claims is None else claims.iss
 
 
@@ -249,7 +289,7 @@ class _Header(msgspec.Struct, frozen=True, gc=False):
     b64: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Claims(msgspec.Struct, frozen=True, gc=False):
+class Claims(msgspec.Struct, frozen=True, gc=False):
     """The claims that count (RFC 7519 §4.1, and `tid` and `did` of ours); those without a value here are required.
     Times are NumericDates: Unix seconds."""
 
@@ -265,7 +305,7 @@ class _Claims(msgspec.Struct, frozen=True, gc=False):
 
 
 _decode_header: Final = msgspec.json.Decoder(_Header).decode
-_decode_claims: Final = msgspec.json.Decoder(_Claims).decode
+_decode_claims: Final = msgspec.json.Decoder(Claims).decode
 
 
 def _header(text: str) -> _Header | None:
@@ -283,8 +323,8 @@ def _header(text: str) -> _Header | None:
     return header if distinct and header.typ.lower() in _TYPES else None
 
 
-def _claims(text: bytes) -> _Claims | None:
-    """Claims of the right types, not verified; None if they are not."""
+def read_claims(text: bytes) -> Claims | None:
+    """The claims of a JSON object, with the right types, not verified; None if they are not."""
     try:
         claims = _decode_claims(text.decode())  # msgspec does not look at the UTF-8 of what it skips
         return claims if _distinct(text) else None
@@ -300,7 +340,7 @@ def _distinct(text: bytes) -> bool:
     return len(pairs) == len({name for name, _ in pairs})
 
 
-def _from_s(claims: _Claims, now_s: float) -> float | None:
+def _from_s(claims: Claims, now_s: float) -> float | None:
     """Since when a token is good (Unix time) if it is now by RFC 7519 §4.1.4-6, else None. The last second of a
     fractional `exp` is not granted."""
     first_s, from_s = claims.nbf, claims.nbf if claims.iat is msgspec.UNSET else claims.iat
@@ -311,8 +351,9 @@ def _from_s(claims: _Claims, now_s: float) -> float | None:
     return from_s - TOKEN_LEEWAY_S if now_s - TOKEN_LEEWAY_S < int(claims.exp) < _TIME_S_MAX else None
 
 
-def _identity(claims: _Claims, key: _Key, now_s: float) -> Identity | None:
-    """Claims that `key` signed and whose times hold; None if they are not an identity of ours."""
+def _identity(claims: Claims, key: _Key, now_s: float) -> Identity | None:
+    """Claims that `key`, or an AuthService for its issuer, vouches for and whose times hold; None if they are not
+    an identity of ours."""
     audience = key.source.audience
     if claims.aud != audience and not (isinstance(claims.aud, list) and audience in claims.aud):
         return None

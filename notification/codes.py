@@ -176,6 +176,7 @@ class Refusals:
     DRAINING: Final = Refusal(503, "draining", (("Retry-After", "1"),))
     TENANT_UNKNOWN_YET: Final = Refusal(503, "tenant_not_yet_known", (("Retry-After", "1"),))
     KEY_UNKNOWN_YET: Final = Refusal(503, "key_not_yet_known", (("Retry-After", "1"),))
+    AUTH_UNAVAILABLE: Final = Refusal(503, "auth_unavailable", (("Retry-After", "1"),))
 
 
 REFUSALS: Final = tuple(value for value in vars(Refusals).values() if isinstance(value, Refusal))
@@ -188,6 +189,7 @@ ERRORS: Final = {
     "suspended": "the tenant is suspended",
     "tenant_not_yet_known": "the gateway has not seen this tenant yet; retry",
     "key_not_yet_known": "the issuer's keys are fetched anew because this one is not among them; retry",
+    "auth_unavailable": "the service that judges this token gave no answer; retry",
     "bad_frame": "a frame is not JSON, not an object, or breaks the protocol; the third closes 4400",
     "busy": "the inbox did not answer in time; retry",
     "device_mismatch": "reauth may not change tenant, user or device",

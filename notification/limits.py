@@ -99,6 +99,20 @@ JWKS_MISSING_COUNT_MAX: Final = 64  # issuers in one edge request
 JWKS_URL_CHARS_MAX: Final = 2_048
 KID_CHARS_MAX: Final = 256
 
+# --- AuthService ------------------------------------------------------------
+AUTH_SERVICE_REQUESTS_COUNT_MAX: Final = 64  # under way, per gateway process
+AUTH_SERVICE_QUESTIONS_COUNT_MAX: Final = 1_000  # of a process, those that wait for a request's place included
+AUTH_SERVICE_WAIT_MS_MAX: Final = 1_000  # for such a place
+AUTH_SERVICE_DEADLINE_MS: Final = 2_000  # of one request
+AUTH_SERVICE_ANSWER_BYTES_MAX: Final = 65_536  # of one answer; the claims that count have under 1 KB
+AUTH_SERVICE_FAILURES_COUNT_MAX: Final = 5  # without an answer in a row: the breaker opens
+AUTH_SERVICE_OPEN_MS: Final = 2_000  # nobody is asked for this long, then one request tries
+AUTH_SERVICE_ACTIVE_MS: Final = 30_000  # "active" is believed this long
+AUTH_SERVICE_INACTIVE_MS: Final = 5_000  # and "inactive"
+AUTH_SERVICE_LOG_MS: Final = 10_000  # what is wrong with its answers is logged this often
+AUTH_SERVICE_URL_CHARS_MAX: Final = 2_048
+AUTH_SERVICE_CLIENT_CHARS_MAX: Final = 256
+
 # --- gateway ----------------------------------------------------------------
 UNACKED_PER_CONNECTION_MAX: Final = 256  # then its lanes wait in the log, not in memory
 FRAME_BYTES_MAX: Final = 16_384  # client message, after reassembly -> 1009
@@ -214,6 +228,9 @@ assert BUS_REQUEST_TIMEOUT_MS < ACK_DUE_MS
 assert FRAME_BYTES_MAX <= HELD_BYTES_MAX
 assert TOKEN_BYTES_MAX <= FRAME_BYTES_MAX
 assert TOKEN_BYTES_MAX * 2 <= VERIFIED_TOKENS_CHARS_MAX
+assert AUTH_SERVICE_WAIT_MS_MAX + AUTH_SERVICE_DEADLINE_MS < AUTH_DEADLINE_MS
+assert AUTH_SERVICE_REQUESTS_COUNT_MAX <= DESCRIPTORS_RESERVED / 2
+assert AUTH_SERVICE_REQUESTS_COUNT_MAX <= AUTH_SERVICE_QUESTIONS_COUNT_MAX <= DOORS_HELD_MAX
 assert FILLS_IN_FLIGHT_MAX <= INBOX_IN_FLIGHT_MAX
 assert DRAIN_LISTEN_MS < DRAIN_WINDOW_MS
 assert PROXY_HEADER_BYTES_MAX <= HEADER_BYTES_MAX

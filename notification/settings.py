@@ -18,6 +18,8 @@ from typing import Any, Final
 from notification import redis_address
 from notification.errors import SettingsError
 from notification.limits import (
+    AUTH_SERVICE_CLIENT_CHARS_MAX,
+    AUTH_SERVICE_URL_CHARS_MAX,
     CONNECTIONS_CAP_MAX,
     CONNECTIONS_PER_ADDRESS_DEFAULT,
     KAFKA_FETCH_WAIT_EMBEDDED_MS,
@@ -26,6 +28,7 @@ from notification.limits import (
 
 FILE: Final = "herald.toml"
 PREFIX: Final = "HERALD_"
+AUTH_SERVICE_SECRET: Final = "auth_service.secret"  # noqa: S105 a file's name
 
 
 def _setting(default: Any, doc: str) -> Any:
@@ -89,6 +92,17 @@ class Settings:
     )
     jwks_plain_loopback: bool = _setting(
         False, "true lets an issuer's keys (JWKS) come over http:// from this machine (development)"
+    )
+    auth_service: str = _setting(
+        "",
+        "URL of an AuthService that gateways ask about tokens (OAuth 2.0 token introspection, RFC 7662): https://, "
+        "or http:// on this machine; empty = none",
+    )
+    auth_service_client: str = _setting(
+        "", f"client id that gateways present there; the client secret is file {AUTH_SERVICE_SECRET} in secrets_dir"
+    )
+    auth_service_tokens: str = _setting(
+        "opaque", "tokens it is asked about: opaque (all that are not JWTs) or all (no token is verified here)"
     )
     demo_host: str = _setting("127.0.0.1", "address of the demo page and token issuer (devstack only)")
     demo_port: int = _setting(8080, "port of the demo page and token issuer (devstack only)")
@@ -239,6 +253,47 @@ def _check(settings: Settings) -> None:
     if settings.plaintext_network not in ("", "trusted"):
         raise SettingsError('plaintext_network: must be empty or "trusted"')
     _check_listener(settings)
+    _check_auth_service(settings)
+
+
+def _check_auth_service(settings: Settings) -> None:
+    """The URL may hold a secret: no message repeats it."""
+    url, client = settings.auth_service, settings.auth_service_client
+    if url and (len(url) > AUTH_SERVICE_URL_CHARS_MAX or not is_web_address(url, plain_loopback=True)):
+        raise SettingsError(
+            "auth_service: must be https://host[:port]/path, or http:// on this machine, without login and fragment"
+        )
+    if bool(url) != bool(client):
+        given, missing = ("auth_service", "auth_service_client") if url else ("auth_service_client", "auth_service")
+        raise SettingsError(f"{missing}: is empty, but {given} is set; an AuthService needs both")
+    if len(client) > AUTH_SERVICE_CLIENT_CHARS_MAX or not (client.isascii() and client.isprintable()):
+        raise SettingsError(
+            f"auth_service_client: must be at most {AUTH_SERVICE_CLIENT_CHARS_MAX} printable ASCII characters"
+        )
+    if settings.auth_service_tokens not in ("opaque", "all"):
+        raise SettingsError(f"auth_service_tokens: must be opaque or all, is {settings.auth_service_tokens!r}")
+
+
+def is_web_address(url: str, plain_loopback: bool) -> bool:
+    """May something that is trusted be asked of `url`: https without a login, or with `plain_loopback` http from
+    this machine?"""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:  # a port that is no number, a bracket without its pair
+        return False
+    if not host or "@" in parts.netloc or parts.fragment:
+        return False
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and plain_loopback and _is_loopback(host))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_listener(settings: Settings) -> None:

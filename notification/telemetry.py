@@ -27,6 +27,13 @@ CONNECTIONS = Gauge("herald_connections", "Open client connections", multiproces
 CONNECTS = Counter("herald_connects_total", "Connections accepted after authentication")
 REFUSALS = Counter("herald_refusals_total", "Connections refused at the door", ["code"])
 TLS_FAILURES = Counter("herald_tls_failures_total", "TLS handshakes that failed or took too long")
+AUTH_SERVICE_QUESTIONS = Counter(
+    "herald_auth_service_questions_total", "Questions to the AuthService about a token", ["outcome"]
+)
+AUTH_SERVICE_OPENED = Counter("herald_auth_service_opened_total", "Times that the AuthService was given a rest")
+AUTH_SERVICE_SECONDS = Histogram(
+    "herald_auth_service_seconds", "A question to the AuthService, to its answer", buckets=_SECONDS
+)
 CLOSES = Counter("herald_closes_total", "Connections closed, by close code", ["code"])
 FRAMES_WRITTEN = Counter("herald_notifications_written_total", "Notification frames written to clients")
 ACKS = Counter("herald_acks_total", "Acks of written notifications")

@@ -5,8 +5,6 @@ weak, secret, or half of a private key. A key's algorithm is its `alg`, else wha
 (RFC 8725 §3.1).
 """
 
-import ipaddress
-import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +18,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from notification.errors import InvalidInput
 from notification.limits import JWKS_KEYS_COUNT_MAX, JWKS_URL_CHARS_MAX, KID_CHARS_MAX
+from notification.settings import is_web_address
 
 _RSA_BITS_MIN: Final = 2_048  # RFC 7518 §3.3
 _RSA_BITS_MAX: Final = 8_192  # above it a forged signature costs the gateway milliseconds
@@ -94,25 +93,6 @@ def _material(kty: str, jwk: Mapping[str, Any]) -> RSAPublicKey | EllipticCurveP
 def check_url(url: str, plain_loopback: bool) -> str:
     """`url` if keys may be fetched from there: https without a login; with `plain_loopback` also http from this
     machine. Raises InvalidInput."""
-    rule = "must be https://host[:port]/path, without a login or fragment"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidInput("jwks_url", rule) from error
-    if not host or len(url) > JWKS_URL_CHARS_MAX or "@" in parts.netloc or parts.fragment:
-        raise InvalidInput("jwks_url", rule)
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise InvalidInput("jwks_url", rule)
-    if parts.scheme == "http" and plain_loopback and _is_loopback(host):
-        return url
-    if parts.scheme != "https":
-        raise InvalidInput("jwks_url", rule)
+    if len(url) > JWKS_URL_CHARS_MAX or not is_web_address(url, plain_loopback):
+        raise InvalidInput("jwks_url", "must be https://host[:port]/path, without a login or fragment")
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

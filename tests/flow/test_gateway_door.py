@@ -13,6 +13,7 @@ from notification import limits, telemetry
 from notification.codes import REFUSALS, Refusal, Refusals
 from notification.frames import Cursor, cursor_to_text
 from notification.messages import JTI
+from tests.auth_service import asking_nobody
 from tests.flow.world import EPOCH, World, mint, until
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -126,6 +127,7 @@ PROVOKED: dict[Refusal, Callable[[], bytes]] = {
     Refusals.TENANT_UNKNOWN_YET: lambda: head(Authorization=f"Bearer {mint()}"),
     Refusals.REVOKED: lambda: head(Authorization=f"Bearer {mint(jti='secret')}"),
     Refusals.KEY_UNKNOWN_YET: lambda: head(Authorization=f"Bearer {mint(kid='secret')}"),
+    Refusals.AUTH_UNAVAILABLE: lambda: head(Authorization="Bearer secret"),
 }
 
 
@@ -133,7 +135,8 @@ PROVOKED: dict[Refusal, Callable[[], bytes]] = {
 async def test_every_refusal_is_provoked_and_counted(carrier: str, refusal: Refusal) -> None:
     if (carrier, refusal) == ("tls", Refusals.OVERLOADED):
         return  # a reset before the handshake: test_overload_is_a_plain_503_before_parsing
-    world = World(carrier, Caps(per_tenant=1))
+    introspection = asking_nobody() if refusal is Refusals.AUTH_UNAVAILABLE else None
+    world = World(carrier, Caps(per_tenant=1), introspection=introspection)
     if refusal is Refusals.TOO_MANY:
         world.gateway._caps.joined("acme")
     if refusal is Refusals.REVOKED:

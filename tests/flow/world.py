@@ -17,6 +17,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
 from gateway.caps import Caps
+from gateway.introspection import Introspection
 from gateway.listener import bind
 from gateway.process import Gateway, make_gateway_id
 from gateway.tls import server_context
@@ -124,7 +125,10 @@ class Log:
 class World:
     """One gateway and everything around it. `carrier`: engine, picows, or tls (picows through TLS)."""
 
-    def __init__(self, carrier: str = "engine", caps: Caps | None = None, proxied: bool = False) -> None:
+    def __init__(
+        self, carrier: str = "engine", caps: Caps | None = None, proxied: bool = False,
+        introspection: Introspection | None = None,
+    ) -> None:  # fmt: skip
         self.hub = Hub()
         self.store = Store()
         self.log = Log()
@@ -136,11 +140,12 @@ class World:
         self.port = 0
         self.inbox: MemoryBus | None = None
         self._buses: list[MemoryBus] = []
+        self._introspection = introspection
         self._pipeline = MemoryPipeline(self.store)
         self.ssl = authority().client() if carrier == "tls" else None
         self.gateway = Gateway(
             self.bus(), self._pipeline, make_gateway_id(0), "picows" if self.ssl else carrier, caps, proxied,
-            server_tls() if self.ssl else None,
+            server_tls() if self.ssl else None, introspection,
         )  # fmt: skip
 
     @staticmethod
@@ -172,6 +177,8 @@ class World:
 
     async def close(self) -> None:
         await self.gateway.close()
+        if self._introspection is not None:
+            await self._introspection.close()
         for bus in self._buses:
             await bus.close()
 

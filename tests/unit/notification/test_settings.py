@@ -55,6 +55,18 @@ def test_a_variable_beats_the_file_beats_the_default(tmp_path: Path) -> None:
             {},
             "gateway_carrier: engine speaks no TLS; with gateway_tls_cert it must be auto or picows",
         ),
+        (
+            "",
+            {"HERALD_AUTH_SERVICE": "https://a.example/"},
+            "auth_service_client: is empty, but auth_service is set",
+        ),
+        ("", {"HERALD_AUTH_SERVICE_CLIENT": "herald"}, "auth_service: is empty, but auth_service_client is set"),
+        ("", {"HERALD_AUTH_SERVICE_TOKENS": "some"}, "auth_service_tokens: must be opaque or all, is 'some'"),
+        (
+            'auth_service = "https://a.example/"\nauth_service_client = "ü"',
+            {},
+            "auth_service_client: must be at most 256 printable ASCII characters",
+        ),
         ("", {"HERALD_PROXY_PROTOCOL": "on"}, "proxy_protocol: must be off or required, is 'on'"),
         ("", {"HERALD_PROXY_PROTOCOL": "required"}, "trusted_proxies: is empty, but proxy_protocol is required"),
         ("", {"HERALD_TRUSTED_PROXIES": "10.0.0.0/8,lb"}, "trusted_proxies: 'lb' does not appear to be"),
@@ -174,3 +186,27 @@ def test_secrets_are_files_and_missing_or_empty_ones_are_named(tmp_path: Path) -
     with pytest.raises(SettingsError, match=r"c\.key cannot be read: No such file"):
         settings.secret("c.key")
     assert Settings(data_dir="x").secrets_path == Path("x/secrets")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://id.example/introspect", "https://10.0.0.1:8443/i?x=y", "http://127.0.0.1:9/i", "http://[::1]/i"],
+)
+def test_where_an_auth_service_may_be(url: str, tmp_path: Path) -> None:
+    settings, _ = load(tmp_path / "none.toml", {"HERALD_AUTH_SERVICE": url, "HERALD_AUTH_SERVICE_CLIENT": "herald"})
+    assert (settings.auth_service, settings.auth_service_tokens) == (url, "opaque")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://id.example/introspect", "http://127.0.0.1.example/i", "https://herald:secret@id.example/i",
+        "https://id.example/i#f", "https://id.example:port/i", "https:///i", "ftp://id.example/i", "id.example/i",
+        "https://id.example/a b", "https://id.example/" + "x" * 2_048,
+    ],
+)  # fmt: skip
+def test_where_it_may_not_be(url: str, tmp_path: Path) -> None:
+    environ = {"HERALD_AUTH_SERVICE": url, "HERALD_AUTH_SERVICE_CLIENT": "herald"}
+    with pytest.raises(SettingsError, match=r"^auth_service: must be https://") as error:
+        load(tmp_path / "none.toml", environ)
+    assert url not in str(error.value)  # it may hold a secret
