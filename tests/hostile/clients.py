@@ -109,8 +109,9 @@ def whole_frames(data: bytes) -> int:
 async def hostile(
     victim: Victim, count: int = 1, receive_bytes: int = 0, address: str = "127.0.0.1"
 ) -> AsyncIterator[list[Hostile]]:
-    """`count` connected sockets. `receive_bytes` makes the kernel's buffers of each small, at both ends; `address`,
-    of loopback, is where they come from."""
+    """`count` connected sockets, or such as the gateway has reset already.
+
+    `receive_bytes` makes the kernel's buffers of each small, at both ends; they come from `address` of loopback."""
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         clients = []
@@ -123,7 +124,8 @@ async def hostile(
                 # Of a loopback segment's 64 KB the kernel makes a send buffer of over 1 MB.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
             async with asyncio.timeout(DEADLINE_S):
-                await loop.sock_connect(sock, ("127.0.0.1", victim.port))
+                with contextlib.suppress(ConnectionResetError):
+                    await loop.sock_connect(sock, ("127.0.0.1", victim.port))
             clients.append(Hostile(sock))
         yield clients
 

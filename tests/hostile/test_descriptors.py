@@ -1,4 +1,4 @@
-"""A process out of descriptors: it neither spins nor stops accepting (the engine; picows accepts through libuv)."""
+"""A process out of descriptors: it neither spins nor stops accepting, be it the engine or libuv that accepts."""
 
 import asyncio
 import os
@@ -17,9 +17,9 @@ FREE = 5  # descriptors left
 pytestmark = pytest.mark.stack
 
 
-@pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[Victim]:
-    victim = Victim(tmp_path, "engine")
+@pytest.fixture(params=["engine", "picows"])
+async def short(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Victim]:
+    victim = Victim(tmp_path, request.param)
     try:
         await victim.start()
         yield victim
@@ -27,9 +27,9 @@ async def engine(tmp_path: Path) -> AsyncIterator[Victim]:
         await victim.stop()
 
 
-async def test_it_waits_and_goes_on(engine: Victim) -> None:
+async def test_it_waits_and_goes_on(short: Victim) -> None:
     """Many clients, few descriptors: some are served, the others wait; when the first leave, all get their turn."""
-    engine.limit_descriptors(max(map(int, os.listdir(f"/proc/{engine.pid}/fd"))) + 1 + FREE)
+    short.limit_descriptors(max(map(int, os.listdir(f"/proc/{short.pid}/fd"))) + 1 + FREE)
     served, leave = 0, asyncio.Event()
 
     async def visit(client: Hostile, user: str) -> None:
@@ -39,14 +39,14 @@ async def test_it_waits_and_goes_on(engine: Victim) -> None:
         await leave.wait()
         client.sock.close()
 
-    async with hostile(engine, CLIENTS) as clients:
-        visits = asyncio.create_task(each(visit(client, engine.stranger()) for client in clients))
+    async with hostile(short, CLIENTS) as clients:
+        visits = asyncio.create_task(each(visit(client, short.stranger()) for client in clients))
         async with asyncio.timeout(DEADLINE_S):
             while served < FREE:  # noqa: ASYNC110 - another process serves them
                 await asyncio.sleep(0.02)
-        used, began = engine.cpu_s(), time.monotonic()
+        used, began = short.cpu_s(), time.monotonic()
         await asyncio.sleep(2)
-        assert engine.cpu_s() - used < (time.monotonic() - began) / 2
+        assert short.cpu_s() - used < (time.monotonic() - began) / 2
         assert served < CLIENTS
         leave.set()
         async with asyncio.timeout(DEADLINE_S):
