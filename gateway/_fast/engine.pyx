@@ -119,7 +119,8 @@ cdef class Engine(Doors):
                     self._failed(connection, error)
                 if slot.generation != generation or slot.state != SLOT_OPEN:
                     return 0
-        self._keep(slot, at, count)
+        # Nothing is heard behind a close frame, so nothing of it is kept.
+        self._keep(slot, count if session.close_received or session.phase == PHASE_CLOSED else at, count)
         connection.flush()
         return 0
 

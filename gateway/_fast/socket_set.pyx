@@ -246,7 +246,8 @@ cdef class SocketSet:
         cdef Py_ssize_t count
         if held:
             memcpy(self._buffer, buffer_bytes(slot.kept), held)
-        count = sockets.recv(slot.fd, self._buffer + held, _READ_BYTES, 0)
+        # What is kept leaves room for one read; if it ever did not, the socket would be dropped, not the bound.
+        count = sockets.recv(slot.fd, self._buffer + held, min(_READ_BYTES, _BUFFER_BYTES - held), 0)
         if count > 0:
             if slot.state == SLOT_OPEN:
                 self._read_open(slot, held + count)
