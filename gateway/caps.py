@@ -9,8 +9,7 @@ from collections.abc import Iterable
 
 from gateway._fast.peers import Peers
 from notification.limits import FORWARDED_ENTRIES_MAX
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from notification.settings import Network
 
 
 class Caps:

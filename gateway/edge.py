@@ -23,6 +23,7 @@ from notification import names
 from notification.bus import Bus
 from notification.codes import Refusal, Refusals
 from notification.errors import BusError, Unavailable
+from notification.lifecycle import essential
 from notification.limits import (
     BUS_REQUEST_TIMEOUT_MS,
     EDGE_HINT_SPREAD_MS,
@@ -69,7 +70,7 @@ class Edge:
 
     async def start(self) -> None:
         await self._bus.serve(names.EDGE_CHANGED, self._told)
-        self._task = asyncio.create_task(self._run())
+        self._task = essential(self._run())
 
     async def close(self) -> None:
         if self._hint is not None:

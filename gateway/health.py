@@ -1,6 +1,7 @@
 """Signs of life: the beat of this process, batched health pings, /health and /metrics."""
 
 import asyncio
+import ipaddress
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,9 +19,12 @@ from gateway.pipeline import Pipeline
 from gateway.presence import Presence
 from notification import telemetry
 from notification.bus import Bus
+from notification.codes import Refusals
+from notification.lifecycle import essential
 from notification.limits import BEAT_MS, LEASE_RENEW_MS
 from notification.messages import Beat, encode, encode_health_ping
 from notification.names import STATUS_SUBJECT, health_subject
+from notification.settings import Network
 
 _log = structlog.get_logger("health")
 
@@ -31,7 +35,7 @@ class Health:
 
     def __init__(
         self, bus: Bus, pipeline: Pipeline, presence: Presence, connections: Connections, pulse: Pulse[Any],
-        gateway_id: str, settle: Sequence[Callable[[], None]],
+        gateway_id: str, settle: Sequence[Callable[[], None]], readers: Sequence[Network] = (),
     ) -> None:  # fmt: skip
         self._bus = bus
         self._pipeline = pipeline
@@ -40,13 +44,15 @@ class Health:
         self._pulse = pulse
         self._gateway_id = gateway_id
         self._settle = settle
+        self._readers = readers
+        self._collecting: asyncio.Task[bytes] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """The first lease and beat are out when this returns."""
         await self._presence.renew()
         await self.beat()
-        self._tasks = [asyncio.create_task(self._beats()), asyncio.create_task(self._leases())]
+        self._tasks = [essential(self._beats()), essential(self._leases())]
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -84,7 +90,7 @@ class Health:
             settle()
 
     # --- HTTP ---------------------------------------------------------------
-    async def health(self) -> tuple[int, str, bytes]:
+    async def health(self, _client: str) -> tuple[int, str, bytes]:
         """GET /health: 200, or 503 while draining."""
         draining = self._connections.draining
         body = msgspec.json.encode(
@@ -98,10 +104,25 @@ class Health:
         )
         return (503 if draining else 200), "application/json", body + b"\n"
 
-    async def metrics(self) -> tuple[int, str, bytes]:
-        """GET /metrics: all processes summed, Prometheus text; the others as of their last beat."""
-        self._settle_metrics()
-        return 200, prometheus_client.CONTENT_TYPE_LATEST, await asyncio.to_thread(_collect)
+    async def metrics(self, client: str) -> tuple[int, str, bytes]:
+        """GET /metrics: all processes summed, Prometheus text; the others as of their last beat. Strangers: 404."""
+        if not self._may_read(client):
+            return Refusals.NOT_FOUND.status, "application/json", Refusals.NOT_FOUND.body
+        if self._collecting is None:  # who asks meanwhile shares the answer
+            self._settle_metrics()
+            self._collecting = asyncio.create_task(asyncio.to_thread(_collect))
+            self._collecting.add_done_callback(self._collected)
+        return 200, prometheus_client.CONTENT_TYPE_LATEST, await asyncio.shield(self._collecting)
+
+    def _collected(self, _task: "asyncio.Task[bytes]") -> None:
+        self._collecting = None
+
+    def _may_read(self, client: str) -> bool:
+        try:
+            address = ipaddress.ip_address(client)
+        except ValueError:  # it is gone
+            return False
+        return any(address in network for network in self._readers)
 
 
 def _collect() -> bytes:

@@ -8,6 +8,8 @@ supervisor: listening
 """
 
 import asyncio
+import functools
+import signal
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -34,9 +36,10 @@ def pair() -> tuple[socket.socket, socket.socket]:
 class End:
     """One end. `heard` is called with each message; whatever does not read as one is logged and left out."""
 
-    def __init__(self, sock: socket.socket, heard: Heard) -> None:
+    def __init__(self, sock: socket.socket, heard: Heard, ended: Callable[[], None] = lambda: None) -> None:
         self._sock = sock
         self._heard = heard
+        self._ended = ended
         asyncio.get_running_loop().add_reader(sock.fileno(), self._read)
 
     def say(self, verb: str, number: int = 0) -> None:
@@ -57,8 +60,9 @@ class End:
             return
         except ConnectionResetError:
             message = b""
-        if not message:  # the other end is gone: its process's end is noticed elsewhere
+        if not message:  # the other end is gone
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
+            self._ended()
             return
         verb, _, number = message.decode("ascii", "replace").partition(" ")
         if number.isdecimal():
@@ -68,10 +72,13 @@ class End:
 
 
 class Link:
-    """The process's end: asks to listen, reports its count, sheds when told."""
+    """The process's end: asks to listen, reports its count, sheds when told; ends with its supervisor.
+
+    The kernel's signal at a parent's death misses a parent that died while this process started.
+    """
 
     def __init__(self, sock: socket.socket, count: Callable[[], int], shed: Callable[[int], None]) -> None:
-        self._end = End(sock, self._heard)
+        self._end = End(sock, self._heard, functools.partial(signal.raise_signal, signal.SIGTERM))
         self._count = count
         self._shed = shed
         self._listening = asyncio.Event()

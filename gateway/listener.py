@@ -77,8 +77,8 @@ _RESPONSES: Final = {
     refusal: response(refusal.status, "application/json", refusal.body, *refusal.headers) for refusal in REFUSALS
 }
 
-# A path of our own: answers (status, content type, body).
-Route = Callable[[], Awaitable[tuple[int, str, bytes]]]
+# A path of our own: from the client's address to (status, content type, body).
+Route = Callable[[str], Awaitable[tuple[int, str, bytes]]]
 
 
 class Door(Protocol):
@@ -141,7 +141,7 @@ class Listener(ABC):
             return
         route = self.routes.get(request.path)
         if route is not None:
-            task = asyncio.get_running_loop().create_task(self._serve(door, route))
+            task = asyncio.get_running_loop().create_task(self._serve(door, request, route))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
@@ -221,6 +221,7 @@ class Listener(ABC):
         else:
             door.upgrade(outcome)
 
-    async def _serve(self, door: Door, route: Route) -> None:
-        status, content_type, body = await route()
+    async def _serve(self, door: Door, request: Request, route: Route) -> None:
+        client = self.caps.client(door.peer(), request.headers.get("x-forwarded-for", []))
+        status, content_type, body = await route(client)
         door.answer(response(status, content_type, body, ("Cache-Control", "no-store")))

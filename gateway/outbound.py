@@ -5,6 +5,7 @@ which role receipts audits.
 """
 
 import asyncio
+from collections import deque
 
 from gateway._fast.acks import Acks
 from gateway._fast.session import Session
@@ -12,7 +13,12 @@ from gateway.clock import unix_ms
 from gateway.pipeline import Pipeline
 from notification import telemetry
 from notification.bus import Bus
-from notification.limits import RECEIPTS_PER_ENTRY_MAX, RECEIPTS_STREAM_ENTRIES_MAX, RECEIPTS_TICK_MS
+from notification.limits import (
+    LIVE_COPIES_COUNT_MAX,
+    RECEIPTS_PER_ENTRY_MAX,
+    RECEIPTS_STREAM_ENTRIES_MAX,
+    RECEIPTS_TICK_MS,
+)
 from notification.messages import ConnectionReceipt, encode_receipts
 from notification.names import RECEIPTS_FIELD, RECEIPTS_STREAM, ack_subject
 
@@ -29,7 +35,7 @@ class Outbound:
         self._connections: list[ConnectionReceipt] = []
         self._number = 0
         self._armed = False
-        self._copies: list[bytes] = []
+        self._copies: deque[bytes] = deque(maxlen=LIVE_COPIES_COUNT_MAX)
         self._copying: asyncio.Task[None] | None = None
 
     def ack(self, session: Session, text: bytes) -> int:
@@ -79,14 +85,16 @@ class Outbound:
         )
         if not kept:
             telemetry.RECEIPTS_LOST.inc(count)
+        if len(self._copies) == LIVE_COPIES_COUNT_MAX:  # the bus is slow: its oldest goes
+            telemetry.BUS_DROPPED.inc()
         self._copies.append(packed)
         if self._copying is None:
             self._copying = asyncio.get_running_loop().create_task(self._copy())
 
     async def _copy(self) -> None:
         """Live copies for whoever watches; the stream holds the truth."""
-        while self._copies:
-            copies, self._copies = self._copies, []
-            for packed in copies:
-                await self._bus.publish(self._subject, packed)
-        self._copying = None
+        try:
+            while self._copies:
+                await self._bus.publish(self._subject, self._copies.popleft())
+        finally:
+            self._copying = None

@@ -8,6 +8,7 @@ import secrets
 import socket
 import ssl
 import sys
+from collections.abc import Sequence
 
 import structlog
 import uvloop
@@ -43,7 +44,7 @@ from notification.errors import HeraldError, Unavailable
 from notification.ids import new_ulid
 from notification.lifecycle import die_with_parent, notify_ready, stop_event
 from notification.limits import DRAIN_LISTEN_MS, REDIS_REPLY_MS_MAX, STARTUP_DEADLINE_S
-from notification.settings import AUTH_SERVICE_SECRET, Settings
+from notification.settings import AUTH_SERVICE_SECRET, Network, Settings
 
 _log = structlog.get_logger("gateway")
 
@@ -60,6 +61,7 @@ class Gateway:
     def __init__(
         self, bus: Bus, pipeline: Pipeline, gateway_id: str, carrier: str = "engine", caps: Caps | None = None,
         proxied: bool = False, tls: ssl.SSLContext | None = None, introspection: Introspection | None = None,
+        metrics_readers: Sequence[Network] = (),
     ) -> None:  # fmt: skip
         self.gateway_id = gateway_id
         self._caps = Caps() if caps is None else caps
@@ -85,6 +87,7 @@ class Gateway:
         self._health = Health(
             bus, pipeline, self._presence, self.connections, self._timers.pulse, gateway_id,
             (self.connections.settle, self._resume.connect_seconds.settle, self._timers.ping_seconds.settle),
+            metrics_readers,
         )  # fmt: skip
         self._shedding: asyncio.Task[None] | None = None
         self._listener = self._listen_by(
@@ -188,7 +191,9 @@ async def serve(settings: Settings, index: int, sock: socket.socket, to_supervis
     caps = Caps(settings.connections_per_address, settings.connections_per_tenant, settings.proxies)
     proxied = settings.proxy_protocol == "required"
     introspection = introspect(settings)
-    gateway = Gateway(bus, pipeline, gateway_id, settings.carrier, caps, proxied, context, introspection)
+    gateway = Gateway(
+        bus, pipeline, gateway_id, settings.carrier, caps, proxied, context, introspection, settings.metrics_readers
+    )
     link = Link(to_supervisor, gateway.connections.count, gateway.shed)
     listening = asyncio.create_task(link.listen())
     await asyncio.wait((listening, stopped), return_when=asyncio.FIRST_COMPLETED)

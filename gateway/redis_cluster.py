@@ -15,6 +15,7 @@ from gateway._fast.resp import SLOTS_COUNT, Refusal, pack, slot_of
 from gateway.pipeline import refuse
 from gateway.redis_node import Argument, Node, Told, Waiter, fail, greet, open_link
 from notification.errors import Unavailable
+from notification.lifecycle import essential
 from notification.limits import (
     PIPELINE_BYTES_MAX,
     PIPELINE_COMMANDS_MAX,
@@ -208,7 +209,7 @@ class ClusterPipeline:
     def _want_turn(self) -> None:
         self._wanted = not self._closed
         if self._wanted and self._turns is None:
-            self._turns = asyncio.create_task(self._take_turns())
+            self._turns = essential(self._take_turns())
 
     async def _take_turns(self) -> None:
         """One after another while there is reason; commands flow between them."""

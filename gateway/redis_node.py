@@ -15,6 +15,7 @@ import structlog
 from gateway._fast.exchange import Exchange
 from gateway._fast.resp import ProtocolError, Refusal
 from notification.errors import HeraldError, Unavailable
+from notification.lifecycle import essential
 from notification.limits import REDIS_REPLY_MS_MAX, REDIS_RETRY_MS, REDIS_RETRY_MS_MAX, REDIS_WRITE_BYTES_MAX
 from notification.redis_address import Place, RedisAddress
 
@@ -147,8 +148,11 @@ class Link(asyncio.Protocol):
 
 async def open_link(place: Place, tls: bool = False) -> Link:
     """Connect. Raises OSError or TimeoutError, the latter after REDIS_REPLY_MS_MAX."""
-    async with asyncio.timeout(REDIS_REPLY_MS_MAX / 1_000):
-        _, link = await asyncio.get_running_loop().create_connection(Link, *place, ssl=tls or None)
+    try:
+        async with asyncio.timeout(REDIS_REPLY_MS_MAX / 1_000):
+            _, link = await asyncio.get_running_loop().create_connection(Link, *place, ssl=tls or None)
+    except UnicodeError as error:  # a server may name others as it likes
+        raise OSError("not a host name") from error
     return link
 
 
@@ -201,7 +205,7 @@ class Node:
 
     def start(self) -> None:
         """Connect, and connect again after every loss."""
-        self._task = asyncio.create_task(self._run())
+        self._task = essential(self._run())
 
     async def close(self) -> None:
         """Disconnect for good; calls fail, and what is unsent is given up."""

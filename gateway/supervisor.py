@@ -120,12 +120,17 @@ class Child:
     async def _run_once(self, stopping: asyncio.Event) -> int:
         listening = self._group.sockets[self.index].fileno()
         ours, theirs = link.pair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway", "--process", str(self.index),
-                "--socket", str(listening), "--link", str(theirs.fileno()),
-                env={**self._environ, "NOTIFY_SOCKET": str(self._path)}, pass_fds=(listening, theirs.fileno()),
-            )  # fmt: skip
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "gateway", "--process", str(self.index),
+                    "--socket", str(listening), "--link", str(theirs.fileno()),
+                    env={**self._environ, "NOTIFY_SOCKET": str(self._path)}, pass_fds=(listening, theirs.fileno()),
+                )  # fmt: skip
+        except OSError as error:  # no memory or no process left: like one that crashed at once
+            ours.close()
+            _log.error("process_not_started", process=self.index, error=error.strerror)
+            return os.EX_OSERR
         self._process = process
         self._end = link.End(ours, self._heard)
         if stopping.is_set():  # it was set while the process started
@@ -194,11 +199,14 @@ async def supervise(settings: Settings, folder: Path, sockets: list[socket.socke
             _log.error("processes_killed", count=len(running))
         for child in children:
             child.kill()
-        await asyncio.gather(*tasks)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
         for other in others:
             other.cancel()
         for child in children:
             child.close()
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
     return 1 if any(child.failed for child in children) else 0
 
 

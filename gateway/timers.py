@@ -18,6 +18,7 @@ from gateway.clock import now_ms
 from gateway.picows_listener import Door
 from notification import telemetry
 from notification.codes import Closes
+from notification.lifecycle import essential
 from notification.limits import AUTH_DEADLINE_MS, CLOSE_DEADLINE_MS, HEARTBEAT_MS, WHEEL_SLOTS, WHEEL_TICK_MS
 
 _log = structlog.get_logger("timers")
@@ -37,7 +38,7 @@ class Timers:
 
     def start(self, *ticks: Callable[[], None]) -> None:
         self._ticks = list(ticks)
-        self._task = asyncio.create_task(self._run())
+        self._task = essential(self._run())
 
     async def close(self) -> None:
         if self._task is not None:
@@ -56,15 +57,16 @@ class Timers:
             await asyncio.sleep(WHEEL_TICK_MS / 1_000)
             now = now_ms()
             for item in self.pulse.beat(now):
-                if isinstance(item, Door):
-                    item.expire()
-                else:
-                    self.expire(item, now)
+                self._guarded(item.expire) if isinstance(item, Door) else self._guarded(self.expire, item, now)
             for tick in self._ticks:
-                try:
-                    tick()
-                except Exception as error:  # one owner's fault must not stop the clock of all connections
-                    _log.error("tick_failed", error=type(error).__name__, exc_info=error)
+                self._guarded(tick)
+
+    def _guarded(self, call: Callable[..., None], *arguments: object) -> None:
+        """One owner's fault must not stop the clock of all connections."""
+        try:
+            call(*arguments)
+        except Exception as error:  # logged; the others go on
+            _log.error("tick_failed", error=type(error).__name__, exc_info=error)
 
     def expire(self, connection: Connection, now: int) -> None:
         """The deadline came, and not of a ping: act on what is due, then set the next one."""

@@ -5,8 +5,12 @@ import ctypes
 import os
 import signal
 import socket
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
+import structlog
+
+_log = structlog.get_logger("lifecycle")
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -25,6 +29,20 @@ def die_with_parent(signum: int = signal.SIGTERM) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+
+
+def essential(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """A task without which this process must not go on: should it fail, the process ends as on SIGTERM."""
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(_ended)
+    return task
+
+
+def _ended(task: "asyncio.Task[None]") -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.critical("essential_task_failed", task=task.get_coro().__qualname__, exc_info=error)  # type: ignore[union-attr]
+        signal.raise_signal(signal.SIGTERM)
 
 
 def stop_event() -> asyncio.Event:

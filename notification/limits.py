@@ -77,6 +77,7 @@ BUS_REQUEST_TIMEOUT_MS: Final = 2_000
 # --- the bus ----------------------------------------------------------------
 BUS_BATCH_BYTES_MAX: Final = 512 * 1_024  # under NATS' 1 MB max_payload
 BUS_MESSAGE_BYTES_MAX: Final = 1_024 * 1_024  # NATS max_payload default
+LIVE_COPIES_COUNT_MAX: Final = 1_024  # of receipts entries that wait for the bus, per gateway process
 BUS_PENDING_MESSAGES_MAX: Final = 8_192  # per subscription; past it nats-py drops and error_cb counts
 BUS_PENDING_BYTES_MAX: Final = 64 * 1_024 * 1_024
 INBOX_DEADLINE_MS: Final = 2_000

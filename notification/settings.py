@@ -28,6 +28,7 @@ from notification.limits import (
 
 FILE: Final = "herald.toml"
 PREFIX: Final = "HERALD_"
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 AUTH_SERVICE_SECRET: Final = "auth_service.secret"  # noqa: S105 a file's name
 
 
@@ -75,6 +76,9 @@ class Settings:
         "",
         "networks of proxies in front of the gateway, CIDR with commas between; PROXY headers and X-Forwarded-For "
         "of others do not count",
+    )
+    metrics_from: str = _setting(
+        "", "networks besides this machine that may read /metrics, CIDR with commas between; others get 404"
     )
     proxy_protocol: str = _setting(
         "off", "required = every connection begins with a PROXY header, version 1 or 2, of a trusted proxy; or off"
@@ -145,9 +149,14 @@ class Settings:
         return "wss" if self.gateway_tls_cert else "ws"
 
     @property
-    def proxies(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    def proxies(self) -> list[Network]:
         """The networks of trusted_proxies."""
-        return [ipaddress.ip_network(text.strip()) for text in self.trusted_proxies.split(",") if text.strip()]
+        return _networks(self.trusted_proxies)
+
+    @property
+    def metrics_readers(self) -> list[Network]:
+        """The networks of metrics_from, and this machine."""
+        return _networks(f"127.0.0.0/8,::1,{self.metrics_from}")
 
     @property
     def secrets_path(self) -> Path:
@@ -289,6 +298,11 @@ def is_web_address(url: str, plain_loopback: bool) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and plain_loopback and _is_loopback(host))
 
 
+def _networks(text: str) -> list[Network]:
+    """Raises ValueError."""
+    return [ipaddress.ip_network(one.strip()) for one in text.split(",") if one.strip()]
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -312,9 +326,12 @@ def _check_listener(settings: Settings) -> None:
     if settings.proxy_protocol not in ("off", "required"):
         raise SettingsError(f"proxy_protocol: must be off or required, is {settings.proxy_protocol!r}")
     try:
-        proxies = settings.proxies
+        key = "trusted_proxies"
+        proxies = _networks(settings.trusted_proxies)
+        key = "metrics_from"
+        _networks(settings.metrics_from)
     except ValueError as error:
-        raise SettingsError(f"trusted_proxies: {error}; must be like 10.0.0.0/8,2001:db8::/32") from error
+        raise SettingsError(f"{key}: {error}; must be like 10.0.0.0/8,2001:db8::/32") from error
     if settings.proxy_protocol == "required" and not proxies:
         raise SettingsError("trusted_proxies: is empty, but proxy_protocol is required: nobody could connect")
     for key in ("connections_per_address", "connections_per_tenant"):

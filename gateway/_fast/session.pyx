@@ -265,7 +265,6 @@ cdef class Session:
         self._frame(OP_PING, PyBytes_AS_STRING(payload), PING_BYTES)
 
     def pong_due_ms(self):
-        """Monotonic ms by which a pong must come; 0 = none outstanding."""
         return self._pong_due_ms
 
     def take_rtt_ms(self):

@@ -20,6 +20,7 @@ cdef class SocketSet:
         bint _in_turn
 
     cpdef object turn(self)
+    cdef int _unlisten(self) except -1
     cdef int _accept(self) except -1
     cdef object _pause_accepting(self)
     cdef int _event(self, Slot* slot, unsigned int events) except -1

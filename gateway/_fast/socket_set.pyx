@@ -104,9 +104,15 @@ cdef class SocketSet:
         if self._accept_timer is not None:
             self._accept_timer.cancel()
             self._accept_timer = None
+        self._unlisten()
+
+    cdef int _unlisten(self) except -1:
+        """Close the listening socket; others may hold it too, so that closing alone does not end its events."""
+        sockets.epoll_ctl(self._epoll, sockets.EPOLL_CTL_DEL, self._listening, NULL)
         self._listening = -1
         self._listener.close()
         self._listener = None
+        return 0
 
     def close(self):
         """Drop every socket, tell the policy, leave the loop."""
@@ -115,9 +121,7 @@ cdef class SocketSet:
         if self._epoll < 0:
             return
         if self._listener is not None:
-            self._listening = -1
-            self._listener.close()
-            self._listener = None
+            self._unlisten()
         for i in range(self._table.chunks_count * CHUNK_SLOTS):
             slot = slot_at(&self._table, i)
             if slot.fd >= 0:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 from collections.abc import AsyncIterator, Callable
 
@@ -269,3 +270,13 @@ async def test_metrics(world: World) -> None:
     values = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in body.decode().splitlines()}
     assert float(values["herald_connections"]) >= 1
     assert float(values['herald_refusals_total{code="method"}']) >= 1
+
+
+async def test_metrics_are_not_for_strangers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.gateway._health, "_readers", [ipaddress.ip_network("10.0.0.0/8")])
+    request = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"
+    status, _, body = await exchange(world, request)
+    assert (status, body) == (404, Refusals.NOT_FOUND.body)
+    monkeypatch.setattr(world.gateway._health, "_readers", [ipaddress.ip_network("127.0.0.1")])
+    answers = await asyncio.gather(*(exchange(world, request) for _ in range(5)))
+    assert [answer[0] for answer in answers] == [200] * 5

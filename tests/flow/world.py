@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import json
 import ssl
 import tempfile
@@ -145,7 +146,7 @@ class World:
         self.ssl = authority().client() if carrier == "tls" else None
         self.gateway = Gateway(
             self.bus(), self._pipeline, make_gateway_id(0), "picows" if self.ssl else carrier, caps, proxied,
-            server_tls() if self.ssl else None, introspection,
+            server_tls() if self.ssl else None, introspection, [ipaddress.ip_network("127.0.0.1")],
         )  # fmt: skip
 
     @staticmethod

@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 from gateway import link
+from notification.lifecycle import stop_event
 
 
 class Supervisor:
@@ -66,3 +67,11 @@ async def test_messages_keep_their_bounds() -> None:
     assert heard == [("count", 1), ("count", 22)]
     end.close()
     theirs.close()
+
+
+async def test_a_process_ends_with_its_supervisor() -> None:
+    supervisor = Supervisor()
+    stopped = stop_event()
+    supervisor.sock.close()
+    await asyncio.wait_for(stopped.wait(), 20)
+    await supervisor.link.close()

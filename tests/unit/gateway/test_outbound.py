@@ -71,3 +71,28 @@ async def test_a_lost_entry_leaves_a_gap_and_is_counted(monkeypatch: pytest.Monk
     outbound.acked(ann, 0, 1, b"i" * 16)
     outbound.flush()
     assert [entry.number for entry in entries(store)] == [1, 4]
+
+
+async def test_live_copies_wait_within_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.outbound.LIVE_COPIES_COUNT_MAX", 3)
+    bus, resumed, published = MemoryBus(Hub()), asyncio.Event(), []
+
+    async def slow(subject: str, payload: bytes) -> None:
+        await resumed.wait()
+        published.append(messages.decode_receipts(payload).number)
+
+    monkeypatch.setattr(bus, "publish", slow)
+    outbound = Outbound(MemoryPipeline(Store()), bus, "g-1")
+    dropped = telemetry.BUS_DROPPED._value.get()
+    ann = session()
+    for number in range(8):
+        outbound.acked(ann, 0, number, b"i" * 16)
+        outbound.flush()
+        await asyncio.sleep(0)
+    assert telemetry.BUS_DROPPED._value.get() == dropped + 4
+    resumed.set()
+    copying = outbound._copying
+    assert copying is not None
+    await copying
+    assert outbound._copying is None
+    assert published == [1, 6, 7, 8]

@@ -8,6 +8,7 @@ import hiredis
 import pytest
 
 from gateway.pipeline import PipelineError, RedisPipeline
+from gateway.redis_node import open_link
 from notification.errors import Unavailable
 from notification.redis_address import parse
 
@@ -199,3 +200,8 @@ async def test_the_queue_is_bounded(
     await until(lambda: pipeline.queued == 0)
     assert server.numbers() == [0, 1, 2]
     assert pipeline.push("N", 9)
+
+
+async def test_a_place_that_is_no_host_name_is_one_that_cannot_be_reached() -> None:
+    with pytest.raises(OSError, match="not a host name"):
+        await open_link(("a..b", 6379))

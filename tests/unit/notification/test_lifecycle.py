@@ -78,3 +78,20 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+async def test_the_failure_of_an_essential_task_ends_the_process() -> None:
+    async def fails() -> None:
+        raise ZeroDivisionError
+
+    async def waits() -> None:
+        await asyncio.Event().wait()
+
+    stopped = lifecycle.stop_event()
+    kept = lifecycle.essential(waits())
+    kept.cancel()
+    await asyncio.gather(kept, return_exceptions=True)
+    assert not stopped.is_set()
+    failed = lifecycle.essential(fails())
+    await asyncio.wait_for(stopped.wait(), 20)
+    assert isinstance(failed.exception(), ZeroDivisionError)

@@ -286,37 +286,6 @@ async def test_the_loop_has_its_turn_in_a_storm() -> None:
             sock.close()
 
 
-async def test_what_comes_behind_a_close_frame_is_read_and_forgotten() -> None:
-    """Our answer waits behind a full socket; more than the read buffer holds comes meanwhile."""
-    recorder = Recorder()
-    large = b"x" * 4_000_000
-    recorder.answer = lambda connection, text: connection.session.send(large, last=True)
-    async with engine_serving(recorder) as (_, port):
-        loop = asyncio.get_running_loop()
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            sock.setblocking(False)
-            await loop.sock_connect(sock, ("127.0.0.1", port))
-            await loop.sock_sendall(sock, HEAD)
-            await recorder.until(lambda: recorder.connections)
-            await loop.sock_sendall(sock, masked(TEXT, b"a page, please"))
-            await recorder.until(lambda: recorder.texts)
-            await loop.sock_sendall(sock, masked(CLOSE, b"\x03\xe8") + masked(TEXT, b"never heard"))
-            for _ in range(40):
-                await loop.sock_sendall(sock, b"\x81" * 60_000)
-            assert recorder.connections[0].is_open()
-            heard = b""
-            async with asyncio.timeout(30):
-                while b"\r\n\r\n" not in heard:
-                    heard += await loop.sock_recv(sock, 65_536)
-                heard = heard.partition(b"\r\n\r\n")[2]
-                while piece := await loop.sock_recv(sock, 65_536):
-                    heard += piece
-            assert list(frames(heard)) == [(TEXT, large), (CLOSE, b"\x03\xe8")]
-        assert await recorder.ended() == (True, 1000)
-        assert recorder.texts == [b"a page, please"]
-
-
 async def test_a_turn_takes_a_bounded_number_of_events() -> None:
     """What it leaves is taken by the next one; between them the loop has its turn."""
     recorder = Recorder()
