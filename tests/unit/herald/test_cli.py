@@ -100,7 +100,7 @@ def test_a_wrong_setting_is_one_line(herald: Herald, monkeypatch: pytest.MonkeyP
 def test_config_check_shows_values_and_sources_and_no_login(
     herald: Herald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("herald.toml").write_text('gateway_port = 9000\nnats = "nats://a:se%2Ccr@et@h1:4222,nats://token@h2"\n')
+    Path("herald.toml").write_text('gateway_port = 9000\nnats = "nats://a:se%2Ccr@et@h1:4222,nats://t0ken@h2"\n')
     monkeypatch.setenv("HERALD_POSTGRES", "postgresql://owner:hunter2@db/herald?password=hunter3&sslmode=require")
     monkeypatch.setenv("HERALD_LOG_JSON", "false")
     rows = {row["key"]: row for row in herald("config", "check", "--json").rows}
@@ -110,8 +110,8 @@ def test_config_check_shows_values_and_sources_and_no_login(
     assert (rows["gateway_port"]["value"], rows["gateway_port"]["source"]) == (9000, "herald.toml")
     assert (rows["log_json"]["value"], rows["log_json"]["source"]) == (False, "HERALD_LOG_JSON")
     table = herald("config", "check").out
-    for secret in ("hunter", "se%2Ccr", "et@", "token"):
-        assert secret not in table.replace("token issuer", "")
+    for secret in ("hunter", "se%2Ccr", "et@", "t0ken"):
+        assert secret not in table
         assert secret not in str([row["value"] for row in rows.values()])
     assert rows["postgres"]["value"] == "postgresql://***@db/herald?password=***&sslmode=require"
     assert "postgresql://[user:password@]host" not in table  # docs are printed as they are, not as markup
