@@ -20,7 +20,7 @@ NODE_CLIENTS := tests/clients/node_modules/.package-lock.json
 CYTHON_SOURCES := $(wildcard gateway/_fast/*.pyx gateway/_fast/*.pxd)
 AS_ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help install run test test-kafka conformance fuzz lint format build clean chromium bench-tools node-clients kafka-tools
+.PHONY: help install run test test-kafka conformance fuzz lint format build clean chromium bench-tools redis-tools node-clients kafka-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ help: ## Say what there is
 run: install ## Start everything, print READY, run until Ctrl-C (KAFKA=apache: on Apache Kafka)
 	@exec $(BIN)/python -m devstack run
 
-test: install chromium bench-tools node-clients ## Run every test but those of test-kafka
+test: install chromium bench-tools redis-tools node-clients ## Run every test but those of test-kafka
 	@KAFKA= $(BIN)/python -m pytest -m "not kafka" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-kafka: install kafka-tools ## Run the tests on real servers with Apache Kafka (Java 17, Maven, kcat)
@@ -89,6 +89,14 @@ bench-tools:
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 			apt-get install -qq -y --no-install-recommends libssl-dev haproxy > /dev/null; } \
 			|| echo "== apt-get could not install them: the test of bench will fail"; fi
+
+# Redis through TLS is tested with the binary in it: the embedded Valkey is built without TLS.
+redis-tools:
+	@if ! command -v redis-check-rdb > /dev/null && [ -n "$(AS_ROOT)" ] && command -v apt-get > /dev/null; then \
+		echo "== installing redis-tools for the tests of Redis through TLS"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq -y --no-install-recommends redis-tools > /dev/null; } \
+			|| echo "== apt-get could not install redis-tools: the tests of Redis through TLS will fail"; fi
 
 # The browser test needs Debian's Chromium; without it that one test fails and says how to get it.
 chromium:

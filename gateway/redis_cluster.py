@@ -251,7 +251,7 @@ class ClusterPipeline:
         live = [place for place, node in self._nodes.items() if node.connected]
         for place in dict.fromkeys((*live, *self._address.places, *self._nodes)):
             try:
-                link = await open_link(place)
+                link = await open_link(place, self._address.tls)
             except (OSError, TimeoutError):  # the next one is asked
                 continue
             try:

@@ -22,7 +22,6 @@ from notification.redis_address import Place, RedisAddress
 _log = structlog.get_logger("redis")
 
 Argument = str | bytes | int
-Command = tuple[Argument, ...]
 Told = Callable[[Any], None]
 # Who waits for a reply: a call's future, or the `told` of a push.
 Waiter = asyncio.Future[Any] | Told | None
@@ -156,19 +155,27 @@ async def open_link(place: Place, tls: bool = False) -> Link:
     return link
 
 
+async def log_in(link: Link, user: str, password: str) -> bool:
+    """False when the server refuses the login; without a password there is none. Raises Unavailable."""
+    if not password:
+        return True
+    reply = await link.ask("AUTH", *((user,) if user else ()), password)
+    if isinstance(reply, Refusal):
+        _log.error("redis_refused_login", command="AUTH", error=reply.code)
+    return not isinstance(reply, Refusal)
+
+
 async def greet(link: Link, address: RedisAddress) -> bool:
     """Log in; False when it is refused, or the server is not the master that a Sentinel says it is.
 
     Raises Unavailable.
     """
-    greeting: list[Command] = []
-    if address.password:
-        greeting.append(("AUTH", *((address.user,) if address.user else ()), address.password))
-    greeting.append(("SELECT", address.database))  # also finds out who is still loading or wants a login
-    for command in greeting:
-        if isinstance(reply := await link.ask(*command), Refusal):
-            _log.error("redis_refused_login", command=command[0], error=reply.code)
-            return False
+    if not await log_in(link, address.user, address.password):
+        return False
+    # Also finds out who is still loading or wants a login.
+    if isinstance(reply := await link.ask("SELECT", address.database), Refusal):
+        _log.error("redis_refused_login", command="SELECT", error=reply.code)
+        return False
     role = await link.ask("ROLE") if address.master else [b"master"]
     if not isinstance(role, list) or role[:1] != [b"master"]:
         _log.warning("redis_not_master", error=role.code if isinstance(role, Refusal) else "")

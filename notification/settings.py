@@ -48,7 +48,9 @@ class Settings:
     redis: str = _setting(
         "",
         "Redis or Valkey: redis://[user:password@]host:port/db, sentinel://host:port,host:port/NAME (the master "
-        "that Sentinels call NAME) or cluster://host:port,host:port (any nodes of a cluster); empty = embedded",
+        "that Sentinels call NAME; their own login: ?sentinel_user=USER&sentinel_password=PASSWORD) or "
+        "cluster://host:port,host:port (any nodes of a cluster); with TLS rediss://, sentinel+tls:// or "
+        "cluster+tls://; empty = embedded",
     )
     redis_port: int = _setting(16379, "port of the embedded Valkey")
     postgres: str = _setting(

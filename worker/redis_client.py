@@ -19,12 +19,15 @@ REDIS_AWAY: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 def open_client(text: str, deadline_s: float) -> "Redis":
     """A client that connects when it is used; a connect or reply has `deadline_s`. Raises SettingsError."""
     address = parse(text)
-    timeouts: dict[str, Any] = {"socket_timeout": deadline_s, "socket_connect_timeout": deadline_s}
+    options: dict[str, Any] = {"socket_timeout": deadline_s, "socket_connect_timeout": deadline_s}
     login: dict[str, Any] = {"username": address.user or None, "password": address.password or None}
     if address.kind is Kind.SERVER:
-        return Redis.from_url(text, **timeouts)
+        return Redis.from_url(text, **options)
+    if address.tls:
+        options["ssl"] = True
     if address.kind is Kind.CLUSTER:
         nodes = [ClusterNode(host, port) for host, port in address.places]
-        return cast("Redis", RedisCluster(startup_nodes=nodes, **login, **timeouts))
-    sentinels: Any = Sentinel(list(address.places), **timeouts)  # type: ignore[no-untyped-call]
-    return cast("Redis", sentinels.master_for(address.master, db=address.database, **login, **timeouts))
+        return cast("Redis", RedisCluster(startup_nodes=nodes, **login, **options))
+    names = {"username": address.sentinel_user or None, "password": address.sentinel_password or None}
+    sentinels: Any = Sentinel(list(address.places), sentinel_kwargs={**names, **options})  # type: ignore[no-untyped-call]
+    return cast("Redis", sentinels.master_for(address.master, db=address.database, **login, **options))

@@ -1,7 +1,13 @@
-"""Valkey processes of a test: a cluster of masters, a master with its replica and Sentinels."""
+"""Valkey processes of a test: a cluster of masters, a master with its replica and Sentinels.
+
+Through TLS they are Debian's Redis: the embedded Valkey is built without it.
+"""
 
 import asyncio
 import contextlib
+import dataclasses
+import shutil
+import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -34,16 +40,53 @@ async def until_answered(ask: Callable[[], Awaitable[object]]) -> None:
             await asyncio.sleep(0.05)
 
 
-class Process:
-    """One valkey-server; `arguments` as on its command line."""
+@dataclasses.dataclass(frozen=True)
+class Tls:
+    """Servers speak TLS alone, to each other too, and want `password` (of the user default); a Sentinel wants
+    `sentinel_password`. `ca` vouches for them."""
 
-    def __init__(self, folder: Path, port: int, *arguments: str) -> None:
+    ca: Path
+    cert: Path
+    key: Path
+    password: str = "p@ss word"
+    sentinel_password: str = "other+p@ss"
+
+    def arguments(self, port: int) -> list[str]:
+        return [
+            "--port", "0", "--tls-port", str(port), "--tls-cert-file", str(self.cert),
+            "--tls-key-file", str(self.key), "--tls-ca-cert-file", str(self.ca), "--tls-auth-clients", "no",
+            "--tls-replication", "yes", "--requirepass", self.password,
+        ]  # fmt: skip
+
+    @staticmethod
+    def program(folder: Path) -> Path:
+        """A redis-server: the binary of redis-tools is one under that name."""
+        found = shutil.which("redis-server") or shutil.which("redis-check-rdb")
+        assert found is not None, "Redis with TLS is missing: apt-get install redis-tools"
+        program = folder / "redis-server"
+        program.symlink_to(found)
+        return program
+
+
+class Process:
+    """One valkey-server; `arguments` as on its command line. `password`: another than that of `tls`."""
+
+    def __init__(
+        self, folder: Path, port: int, *arguments: str, tls: Tls | None = None, password: str = ""
+    ) -> None:
         self.port = port
-        self.client: Redis = Redis(host=HOST, port=port)
         folder = folder / str(port)
         folder.mkdir()
         self._folder = folder
-        self._argv = [str(valkey_program()), *arguments, "--bind", HOST, "--port", str(port), "--dir", str(folder),
+        if tls is None:
+            self.client: Redis = Redis(host=HOST, port=port)
+            program, listening = valkey_program(), ["--port", str(port)]
+        else:
+            secret = password or tls.password
+            self.client = Redis(host=HOST, port=port, password=secret, ssl=True, ssl_ca_certs=str(tls.ca))
+            program, listening = Tls.program(folder), dataclasses.replace(tls, password=secret).arguments(port)
+        self._hello = (b"", b"") if tls else (b"PING\r\n", b"+PONG")
+        self._argv = [str(program), *arguments, "--bind", HOST, *listening, "--dir", str(folder),
                       "--save", "", "--loglevel", "notice"]  # fmt: skip
         self.child = self._made()
 
@@ -54,7 +97,7 @@ class Process:
         self.child = self._made()
         self.child.start()
         async with asyncio.timeout(DEADLINE_S):
-            while not await greets(self.port, b"PING\r\n", b"+PONG"):
+            while not await greets(self.port, *self._hello):
                 if not self.child.running:
                     raise self.child.died()
 
@@ -66,14 +109,16 @@ class Process:
 class Cluster:
     """Three masters, each with a third of the slots."""
 
-    def __init__(self, nodes: list[Process], buses: list[int]) -> None:
+    def __init__(self, nodes: list[Process], buses: list[int], tls: Tls | None = None) -> None:
         self.nodes = nodes
+        self._tls = tls
         self._buses = buses
         self.owners = {slot: nodes[slot * len(nodes) // SLOTS] for slot in range(SLOTS)}
 
     @property
     def url(self) -> str:
-        return "cluster://" + ",".join(f"{HOST}:{node.port}" for node in self.nodes)
+        scheme = "cluster+tls" if self._tls else "cluster"
+        return f"{scheme}://{_login(self._tls)}" + ",".join(f"{HOST}:{node.port}" for node in self.nodes)
 
     async def join(self) -> None:
         """Meet, share the slots out, wait until all agree."""
@@ -124,17 +169,17 @@ async def running(*processes: Process) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def open_cluster(folder: Path) -> AsyncIterator[Cluster]:
+async def open_cluster(folder: Path, tls: Tls | None = None) -> AsyncIterator[Cluster]:
     """Three masters on free ports."""
     free = free_ports(6)
     ports, buses = free[:3], free[3:]
     nodes = [
         Process(folder, port, "--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout",
-                "5000")
+                "5000", *(("--tls-cluster", "yes") if tls else ()), tls=tls)
         for port, bus in zip(ports, buses, strict=True)
     ]  # fmt: skip
     async with running(*nodes):
-        cluster = Cluster(nodes, buses)
+        cluster = Cluster(nodes, buses, tls)
         await cluster.join()
         yield cluster
 
@@ -150,10 +195,15 @@ async def synchronised(replica: Process) -> bool:
 class Sentinels:
     """A master, its replica, and a Sentinel that watches them (quorum 1)."""
 
-    def __init__(self, master: Process, replica: Process, sentinel: Process, lost: int) -> None:
+    def __init__(
+        self, master: Process, replica: Process, sentinel: Process, lost: int, tls: Tls | None = None
+    ) -> None:
         self.master, self.replica, self.sentinel = master, replica, sentinel
         # The first Sentinel is down: the next one is asked.
         self.url = f"sentinel://{HOST}:{lost},{HOST}:{sentinel.port}/{MASTER}"
+        if tls:
+            self.url = self.url.replace("sentinel://", f"sentinel+tls://{_login(tls)}")
+            self.url += "?" + urllib.parse.urlencode({"sentinel_password": tls.sentinel_password})
 
     async def fail_over(self) -> None:
         """Have the Sentinel promote the replica; when this returns the master of before is a replica."""
@@ -164,19 +214,26 @@ class Sentinels:
 
 
 @contextlib.asynccontextmanager
-async def open_sentinels(folder: Path) -> AsyncIterator[Sentinels]:
+async def open_sentinels(folder: Path, tls: Tls | None = None) -> AsyncIterator[Sentinels]:
     first, second, third, lost = free_ports(4)
-    master = Process(folder, first, "--repl-diskless-sync-delay", "0")
-    replica = Process(folder, second, "--replicaof", HOST, str(first), "--repl-diskless-sync-delay", "0")
+    among = ("--repl-diskless-sync-delay", "0", *(("--masterauth", tls.password) if tls else ()))
+    master = Process(folder, first, *among, tls=tls)
+    replica = Process(folder, second, "--replicaof", HOST, str(first), *among, tls=tls)
     config = folder / "sentinel.conf"
     config.write_text(
         f"sentinel monitor {MASTER} {HOST} {first} 1\n"
         f"sentinel down-after-milliseconds {MASTER} 1000\n"
         f"sentinel failover-timeout {MASTER} 5000\n"
+        + (f'sentinel auth-pass {MASTER} "{tls.password}"\n' if tls else "")
     )
-    sentinel = Process(folder, third, str(config), "--sentinel")
+    password = tls.sentinel_password if tls else ""
+    sentinel = Process(folder, third, str(config), "--sentinel", tls=tls, password=password)
     async with running(master, replica):
         # The Sentinel's first look must find the replica: its next one is 10 s later.
         await until_answered(lambda: synchronised(replica))
         async with running(sentinel):
-            yield Sentinels(master, replica, sentinel, lost)
+            yield Sentinels(master, replica, sentinel, lost, tls)
+
+
+def _login(tls: Tls | None) -> str:
+    return f":{urllib.parse.quote(tls.password, safe='')}@" if tls else ""

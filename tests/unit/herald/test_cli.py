@@ -102,6 +102,7 @@ def test_config_check_shows_values_and_sources_and_no_login(
 ) -> None:
     Path("herald.toml").write_text('gateway_port = 9000\nnats = "nats://a:se%2Ccr@et@h1:4222,nats://t0ken@h2"\n')
     monkeypatch.setenv("HERALD_POSTGRES", "postgresql://owner:hunter2@db/herald?password=hunter3&sslmode=require")
+    monkeypatch.setenv("HERALD_REDIS", "sentinel+tls://h/name?sentinel_user=herald&sentinel_password=hunter4")
     monkeypatch.setenv("HERALD_LOG_JSON", "false")
     rows = {row["key"]: row for row in herald("config", "check", "--json").rows}
     assert list(rows) == list(FIELDS)
@@ -114,6 +115,7 @@ def test_config_check_shows_values_and_sources_and_no_login(
         assert secret not in table
         assert secret not in str([row["value"] for row in rows.values()])
     assert rows["postgres"]["value"] == "postgresql://***@db/herald?password=***&sslmode=require"
+    assert rows["redis"]["value"] == "sentinel+tls://h/name?sentinel_user=herald&sentinel_password=***"
     assert "postgresql://[user:password@]host" not in table  # docs are printed as they are, not as markup
     assert "redis://[user:password@]host:port/db" in table
 
