@@ -28,18 +28,29 @@ from notification.presence import Entry, PresenceState, decode, encode
 
 _log = structlog.get_logger("presence")
 
-# KEYS[1] the user's hash; ARGV: device, epoch, entry, how many entries need no closer look. A newer connection's
+# KEYS[1] the user's hash; ARGV: device, epoch, entry, how many devices a user may have. A newer connection's
 # entry survives. The reply: how many of the user's devices are online, a space, what was held before (or nothing).
+# The hash stays small whoever comes with ever new devices: one too many is counted but not kept, and beyond as many
+# entries nobody more is waited for.
 PUT: Final = """\
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 local epoch = held and tonumber(string.match(held, '^%S+ (%d+) '))
-if not (epoch and epoch > tonumber(ARGV[2])) then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
+local away = string.find(ARGV[3], ' RECONNECTING ', 1, true)
+local most = tonumber(ARGV[4])
+if not (epoch and epoch > tonumber(ARGV[2])) then
+  if away and redis.call('HLEN', KEYS[1]) > most then
+    redis.call('HDEL', KEYS[1], ARGV[1])
+  else
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+  end
+end
 local count = redis.call('HLEN', KEYS[1])
-if count > tonumber(ARGV[4]) then
+if count > most then
   count = 0
   for _, entry in ipairs(redis.call('HVALS', KEYS[1])) do
     if string.find(entry, ' ONLINE ', 1, true) then count = count + 1 end
   end
+  if count > most and not held and not away then redis.call('HDEL', KEYS[1], ARGV[1]) end
 end
 return count .. ' ' .. (held or '')
 """

@@ -125,6 +125,29 @@ async def test_devices_are_counted_when_there_are_many(pipeline: Pipeline, key: 
         assert await pipeline.call("EVAL", PUT, 1, key, device, 1, entry, few) == f"{online} ".encode()
 
 
+async def test_ever_new_devices_leave_no_entries(pipeline: Pipeline, key: str) -> None:
+    """Those that are one too many are counted, and neither kept nor waited for."""
+
+    async def put(device: str, state: str) -> bytes:
+        reply = await pipeline.call("EVAL", PUT, 1, key, device, 1, f"g 1 {state} 1", 2)
+        assert isinstance(reply, bytes)
+        return reply
+
+    assert [await put(device, "ONLINE") for device in "ab"] == [b"1 ", b"2 "]
+    for device in "cdef":
+        assert await put(device, "ONLINE") == b"3 "
+        assert await pipeline.call("HGET", key, device) is None
+        await put(device, "RECONNECTING")
+    assert await pipeline.call("HLEN", key) == 3
+    assert await put("a", "RECONNECTING") == b"2 g 1 ONLINE 1"
+    assert await pipeline.call("HGET", key, "a") is None
+    for number in range(5):
+        assert await put(f"tab{number}", "ONLINE") == b"2 "
+        await put(f"tab{number}", "RECONNECTING")
+    assert await pipeline.call("HLEN", key) == 2
+    assert await pipeline.call("HGET", key, "b") == b"g 1 ONLINE 1"
+
+
 async def test_everything_pushed_is_settled(pipeline: Pipeline, key: str) -> None:
     keys = [f"{key}:{number}" for number in range(200)]  # all over a cluster
     for number, each in enumerate(keys):

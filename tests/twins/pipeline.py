@@ -60,6 +60,9 @@ class Store:
     def _hget(self, key: bytes, field: bytes) -> bytes | None:
         return self.hashes.get(key, {}).get(field)
 
+    def _hlen(self, key: bytes) -> int:
+        return len(self.hashes.get(key, ()))
+
     def _hset(self, key: bytes, field: bytes, value: bytes) -> int:
         fields = self.hashes.setdefault(key, {})
         new = field not in fields
@@ -89,18 +92,28 @@ class Store:
         """The scripts of gateway.presence, in Python; the contract test holds both to the same answers."""
         assert count == b"1"
         if script == presence.PUT.encode():
-            device, epoch, entry, few = arguments
-            held = self._hget(key, device) or b""
-            newer = re.match(rb"\S+ (\d+) ", held)
-            if newer is None or int(newer[1]) <= int(epoch):
-                self._hset(key, device, entry)
-            entries = self.hashes[key].values()
-            online = sum(b" ONLINE " in entry for entry in entries) if len(entries) > int(few) else len(entries)
-            return b"%d %b" % (online, held)
+            return self._put(key, *arguments)
         if script == presence.REMOVE.encode():
             device, ours = arguments
             return self._hdel(key, device) if (self._hget(key, device) or b"").startswith(ours) else 0
         raise PipelineError("ERR unknown script")
+
+    def _put(self, key: bytes, device: bytes, epoch: bytes, entry: bytes, most: bytes) -> bytes:
+        held = self._hget(key, device)
+        newer = re.match(rb"\S+ (\d+) ", held or b"")
+        away = b" RECONNECTING " in entry
+        if newer is None or int(newer[1]) <= int(epoch):
+            if away and len(self.hashes.get(key, ())) > int(most):
+                self._hdel(key, device)
+            else:
+                self._hset(key, device, entry)
+        entries = self.hashes.get(key, {}).values()
+        count = len(entries)
+        if count > int(most):
+            count = sum(b" ONLINE " in entry for entry in entries)
+            if count > int(most) and held is None and not away:
+                self._hdel(key, device)
+        return b"%d %b" % (count, held or b"")
 
 
 class MemoryPipeline:
