@@ -11,7 +11,7 @@ import structlog
 import uvloop
 from rich.console import Console
 
-from bench import connections, fanout, handshake, hotpath, idle, peers, storm
+from bench import attacks, connections, fanout, handshake, hotpath, idle, neighbours, peers, storm
 from bench.micro import run as micro
 from bench.report import Progress, show
 from notification.errors import HeraldError
@@ -147,6 +147,19 @@ def _connections(as_json: bool, **options: Any) -> None:
 def _storm(as_json: bool, **options: Any) -> None:
     """A reconnect storm on one core: who is admitted, how fast, and what neighbours see."""
     _measure(lambda progress: storm.run(storm.Options(**options), progress), as_json)
+
+
+@cli.command("neighbours")
+@_rounds
+@_json
+@click.option("--contestant", default="engine", show_default=True, help="The gateway's carrier: engine or picows.")
+@click.option("--kinds", default=",".join(attacks.KINDS), show_default=True, callback=_names, help="Who attacks.")
+@click.option("--seconds", default=4.0, show_default=True, help="For each kind and round.")
+@click.option("--per-s", default=1_000.0, show_default=True, help="Notifications to 200 neighbours.")
+@click.option("--visits-per-s", default=500.0, show_default=True, help="Of hostile clients, at most.")
+def _neighbours(as_json: bool, **options: Any) -> None:
+    """What calm clients notice of hostile ones: P99 of their latency."""
+    _measure(lambda progress: neighbours.run(neighbours.Options(**options), progress), as_json)
 
 
 if __name__ == "__main__":

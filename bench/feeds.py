@@ -24,6 +24,7 @@ from notification.names import user_tag
 TENANT: Final = "bench"
 ISSUER: Final = "herald:bench"
 AUDIENCE: Final = "herald"
+ORIGIN: Final = "https://app.example"  # the only page that may connect
 EPOCH: Final = 1
 TAG_HEADER: Final = "X-Bench-Tag"  # the floor's way to know a client
 _TOKEN_S: Final = 3_600
@@ -45,11 +46,12 @@ def write_heads(path: Path, users: Iterable[int], device: str, secret: bytes) ->
     """A request head per user, each with a token of its own that no gateway has seen."""
     with path.open("wb") as file:
         for number in users:
-            head = _head(number, device, secret).encode("ascii")
-            file.write(_COUNT.pack(len(head)) + head)
+            text = head(number, device, secret).encode("ascii")
+            file.write(_COUNT.pack(len(text)) + text)
 
 
-def _head(number: int, device: str, secret: bytes) -> str:
+def head(number: int, device: str, secret: bytes) -> str:
+    """A good request of a user, with a token that no gateway has seen."""
     now_s = int(time.time())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": user_name(number), "tid": TENANT, "iat": now_s,
               "exp": now_s + _TOKEN_S, "jti": str(uuid.uuid4())}  # fmt: skip

@@ -104,7 +104,7 @@ class Stage:
         if request.have == 1:  # as the real role: a snapshot anew is a look at every connection
             return encode(EdgeReply(1, feeds.EPOCH, None))
         key = EdgeKey(feeds.ISSUER, feeds.AUDIENCE, "", "HS256", self.secret)
-        return encode(EdgeReply(1, feeds.EPOCH, [EdgeTenant(feeds.TENANT, "active", [], [key])]))
+        return encode(EdgeReply(1, feeds.EPOCH, [EdgeTenant(feeds.TENANT, "active", [feeds.ORIGIN], [key])]))
 
     async def take_acks(self) -> int:
         """Take what is in the receipts stream out of it; how many acks that were."""
@@ -380,14 +380,16 @@ async def _start_child(child: Child, port: int) -> int:
     return child.process.pid
 
 
-def _make(stage: Stage, name: str, processes: int) -> Contestant:
+def _make(stage: Stage, name: str, processes: int, settings: dict[str, Any]) -> Contestant:
     if name == Floor.name:
         return Floor(stage)
     if name == Uws.name:
         return Uws(stage)
     if name == Proxied.name:
         return Proxied(stage, processes)
-    return TlsGateway(stage, processes) if name == "tls" else Gateway(stage, name, processes)
+    if name == "tls":
+        return TlsGateway(stage, processes)
+    return Gateway(stage, name, processes, **settings)
 
 
 def absent(contestants: Sequence[str]) -> list[str]:
@@ -398,11 +400,12 @@ def absent(contestants: Sequence[str]) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def running(
-    contestants: Sequence[str], processes: int = 1
+    contestants: Sequence[str], processes: int = 1, **settings: Any
 ) -> AsyncIterator[tuple[Stage, dict[str, Contestant]]]:
     """The stage and the contestants of these names, all up; everything is gone afterwards.
 
-    A gateway of one process has a core for itself; several share all cores with everything else.
+    A gateway of one process has a core for itself; several share all cores with everything else. `settings` are of
+    its configuration, for either carrier without TLS.
     """
     with tempfile.TemporaryDirectory(prefix="herald-bench-") as folder:
         stage = Stage(Path(folder), pinned=processes == 1)
@@ -411,7 +414,7 @@ async def running(
             await stage.start()
             up: dict[str, Contestant] = {}
             for name in contestants:
-                one = _make(stage, name, processes)
+                one = _make(stage, name, processes, settings)
                 stack.push_async_callback(one.stop)
                 await one.start()
                 up[name] = one

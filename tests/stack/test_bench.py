@@ -65,6 +65,14 @@ def test_a_storm_says_who_came_in() -> None:
     assert report["figures"]["engine"]["admitted"] == 50
 
 
+def test_neighbours_are_watched_while_others_attack() -> None:
+    kinds = {"unmasked frames", "large headers"}
+    report = bench("neighbours", "--rounds", "1", "--seconds", "0.4", "--kinds", ",".join(kinds))
+    assert set(report["figures"]) == {"nobody", *kinds}
+    assert report["figures"]["unmasked frames"]["values"][0] > 0
+    assert set(report["borne"]) == set(report["heard"]) == kinds
+
+
 def test_micro_sets_every_piece_beside_another() -> None:
     report = bench("micro", "--rounds", "2", "--operations", "200", "--tokens", "3")
     contestants: dict[str, list[str]] = {}
