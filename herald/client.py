@@ -379,6 +379,8 @@ class HeraldClient:
             raise Unreachable(self._url, "not a ws:// or wss:// address") from error
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             raise _TryLater(str(error) or type(error).__name__) from error
+        except AssertionError as error:  # picows's word for a peer that closes before its answer
+            raise _TryLater("closed during the handshake") from error
 
     def _after_close(self, error: websockets.ConnectionClosed) -> float | None:
         close = error.rcvd

@@ -333,6 +333,51 @@ async def test_nobody_there_is_named_with_its_address() -> None:
             pass
 
 
+@pytest.mark.parametrize("reads", [False, True])
+async def test_a_connection_closed_during_the_handshake_is_tried_again(reads: bool) -> None:
+    """Before its request is read (a reset) or after it (an orderly end): neither ends the client."""
+
+    async def door(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal closed
+        if closed < 3:
+            closed += 1
+            if reads:
+                await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+            return
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    closed = 0
+    async with Gateway(owed_two) as gateway:
+        port = urlsplit(gateway.url).port
+        server = await asyncio.start_server(door, "127.0.0.1", 0)
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws/connect"
+        async with HeraldClient(url, token, open_timeout_s=30) as client:
+            assert [frame.seq for frame in await take(client, 2)] == [4, 6]
+        server.close()
+    assert closed == 3
+
+
+async def test_nobody_answering_the_handshake_is_named() -> None:
+    async def door(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(door, "127.0.0.1", 0)
+    url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws/connect"
+    with pytest.raises(Unreachable, match="does not answer"):
+        async with HeraldClient(url, token, open_timeout_s=0.5):
+            pass
+    server.close()
+
+
 async def test_a_server_without_our_subprotocol_is_refused() -> None:
     async def play(socket: ServerConnection) -> None:
         await socket.wait_closed()
