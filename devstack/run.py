@@ -207,6 +207,7 @@ def _data_dir_of_ours(settings: Settings) -> Iterator[None]:
 def _ready_block(settings: Settings, kafka: type[Server], took_s: float) -> str:
     """What a newcomer reads first; begins with READY at the start of a line."""
     gateway = f"{settings.gateway_host}:{settings.gateway_port}"
+    web = "https" if settings.gateway_scheme == "wss" else "http"
     herald = _shown(Path(sys.executable).parent / "herald")
     data = _shown(Path(settings.data_dir))
     from_variables = any(name.startswith(PREFIX) for name in os.environ)
@@ -216,9 +217,9 @@ def _ready_block(settings: Settings, kafka: type[Server], took_s: float) -> str:
 READY in {took_s:.1f} s
 
   demo page   http://{settings.demo_host}:{settings.demo_port}/
-  websocket   ws://{gateway}{CONNECT_PATH}
-  health      http://{gateway}/health
-  metrics     http://{gateway}/metrics
+  websocket   {settings.gateway_scheme}://{gateway}{CONNECT_PATH}
+  health      {web}://{gateway}/health
+  metrics     {web}://{gateway}/metrics
 
 Try, in another terminal{f" with the same {PREFIX}* variables" if from_variables else ""}:
 
