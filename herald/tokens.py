@@ -36,8 +36,8 @@ def mint(settings: Settings, tenant: str, user: str, device: str | None, lifetim
         secret = settings.secret(secret_name(tenant))
     except SettingsError as error:
         raise SettingsError(
-            f"no secret to sign tokens of tenant {tenant!r} with: {error}; give a token of its identity provider "
-            "with --token-file, or set secrets_dir"
+            f"no secret to sign tokens of tenant {tenant!r} with: {error}; set secrets_dir if it is elsewhere, "
+            "or take a token of the tenant's identity provider (`herald listen --token-file`)"
         ) from error
     now_s = int(time.time())
     claims: dict[str, Any] = {

@@ -28,7 +28,7 @@ Examples:
 )
 @tenant_option
 @click.option("--user", required=True, metavar="ID", help="User id.")
-@click.option("--device", metavar="ID", help="Device id; a known one gets what it has not had yet.")
+@click.option("--device", metavar="ID", help="Device id.  [default: one for this run]")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N notifications.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
               help="Stop after this long; with --count it is a failure (1) if they did not all come.")  # fmt: skip
@@ -43,9 +43,10 @@ def listen(
 ) -> int:  # fmt: skip
     """Print a user's notifications as they arrive; each is acknowledged once it is printed.
 
-    First comes what is waiting for the user. Lost connections are reopened.
+    First comes everything that the user has not read, also what an earlier run printed: none remembers what it had.
+    Lost connections are reopened.
     """
-    from herald.client import HeraldClient
+    from herald.client import HeraldClient, Unreachable
 
     settings = settings_of(context)
     address = url or f"{settings.gateway_scheme}://{_host(settings)}:{settings.gateway_port}{CONNECT_PATH}"
@@ -55,11 +56,12 @@ def listen(
 
     async def run() -> int:
         await token()  # a missing secret is told before anything is opened
-        printed = 0
+        printed, opened = 0, False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 client = HeraldClient(address, token, device=device, open_timeout_s=OPEN_TIMEOUT_S)
                 async with client:
+                    opened = True
                     async for n in client:
                         _print(tenant, user, n, as_json)
                         await client.ack(n)
@@ -68,6 +70,8 @@ def listen(
                             return OK
         if count is not None:
             raise Failed(f"{printed} of {count} notifications came within {timeout_s:g} s")
+        if not opened:
+            raise Unreachable(address, f"no session within {timeout_s:g} s")
         return OK
 
     return run_async(_explained(run(), url, settings))

@@ -133,7 +133,7 @@ def test_a_missing_secret_is_named_with_the_way_out(herald: Herald) -> None:
         result = herald(*command, "--tenant", "demo", "--user", "ann")
         assert result.code == 2
         assert ".herald/secrets/issuer_demo.key cannot be read" in result.err
-        assert "--token-file" in result.err
+        assert "`herald listen --token-file`" in result.err
         assert len(result.err.splitlines()) == 1
 
 
@@ -170,6 +170,19 @@ def test_a_server_that_is_down_is_named_with_address_and_setting(
     assert "does not answer" in line
     assert variable in line
     assert result.out == ""
+
+
+def test_listening_to_nobody_until_the_timeout_is_a_failure(
+    herald: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(".herald/secrets").mkdir(parents=True)
+    Path(".herald/secrets/issuer_d.key").write_text("k" * 43)
+    monkeypatch.setenv("HERALD_GATEWAY_PORT", "1")
+    result = herald("listen", "--tenant", "d", "--user", "u", "--timeout", "0.2")
+    (line,) = result.err.splitlines()
+    assert (result.code, result.out) == (1, "")
+    assert line.startswith("error: gateway at ws://127.0.0.1:1/ws/connect does not answer: no session within 0.2 s")
+    assert "HERALD_GATEWAY_PORT" in line
 
 
 def test_a_configured_address_is_blamed_itself(herald: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
