@@ -99,9 +99,9 @@ STATUS_TEXT: Final = {
     StatusCode.PARKED_RETRIES_SPENT: "three retries without an ack; replayed on the next connect",
     StatusCode.PARKED_GATEWAY_GONE: "the gateway process is gone; replayed on the next connect",
     StatusCode.EXPIRED_TTL: "its time to live ran out before an ack",
-    StatusCode.CANCELLED_RECALL: "recalled by its sender",
-    StatusCode.COLLAPSED_NEWER: "a newer notification of its collapse key replaced it",
-    StatusCode.DEAD_CRASHES: "given up after three crashes; dead-lettered",
+    StatusCode.CANCELLED_RECALL: "reserved: recalled by its sender",
+    StatusCode.COLLAPSED_NEWER: "reserved: a newer notification of its collapse key replaced it",
+    StatusCode.DEAD_CRASHES: "reserved: given up after it was stored",
     StatusCode.DELIVERED_ACK: "a device of the user acknowledged it",
     StatusCode.READ_BY_USER: "the user read it",
 }
@@ -126,7 +126,7 @@ class Close(NamedTuple):
 
 
 class Closes:
-    """Close codes of ours  and those of RFC 6455 §7.4.1 that we send."""
+    """Close codes of ours and those of RFC 6455 §7.4.1 that we send."""
 
     NORMAL: Final = Close(1000, "", False)
     PROTOCOL_ERROR: Final = Close(1002, "protocol error", False)
@@ -160,7 +160,7 @@ class Refusal(NamedTuple):
 
 
 class Refusals:
-    """Every refusal at the door ."""
+    """Every refusal at the door."""
 
     MALFORMED: Final = Refusal(400, "malformed")
     UNAUTHENTICATED: Final = Refusal(401, "token", (("WWW-Authenticate", 'Bearer error="invalid_token"'),))

@@ -1,13 +1,12 @@
 """Every bound of Herald, in one place: name ends in its unit; the relations are asserted below.
 
-Source of a number: CUSTOMER = the customer's requirements
-document (§ given); otherwise the comment says why.
+REQUIREMENT marks what Herald was asked for and so does not choose; otherwise the comment says why.
 """
 
 from typing import Final
 
 # --- events -----------------------------------------------------------------
-PAYLOAD_BYTES_MAX: Final = 4_096  # CUSTOMER 3.1.2; as compact UTF-8 JSON
+PAYLOAD_BYTES_MAX: Final = 4_096  # REQUIREMENT: 4 KB of payload; as compact UTF-8 JSON
 EVENT_BYTES_MAX: Final = 16_384  # a record above this is refused unparsed; payload + envelope + escapes
 EVENT_ID_PAST_MS_MAX: Final = 24 * 3_600_000  # id within (-24 h, +5 min) of the record's time
 EVENT_ID_FUTURE_MS_MAX: Final = 5 * 60_000
@@ -35,7 +34,7 @@ RETRY_DELAYS_MS: Final = (
     2_000,
     4_000,
     8_000,
-)  # CUSTOMER 3.1.4: at most three, exponential; each x U(0.5, 1.5)
+)  # REQUIREMENT: at most three, exponential; each x U(0.5, 1.5)
 RETRY_JITTER_MIN: Final = 0.5
 RETRY_JITTER_MAX: Final = 1.5
 EXPIRY_GRACE_MS: Final = 2_000  # nothing is written after expiry + 2 s
@@ -127,7 +126,7 @@ FORWARDED_ENTRIES_MAX: Final = 32  # looked at in X-Forwarded-For, from its end
 CONNECTIONS_PER_ADDRESS_DEFAULT: Final = 2_000  # default of the setting, per process: an office behind one address
 CONNECTIONS_CAP_MAX: Final = 1_000_000  # of such a setting: more than a process has descriptors
 AUTH_DEADLINE_MS: Final = 5_000
-HEARTBEAT_MS: Final = 30_000  # CUSTOMER 3.1.5
+HEARTBEAT_MS: Final = 30_000  # REQUIREMENT: a heartbeat each 30 s
 PONG_DUE_MS: Final = 10_000
 CLOSE_DEADLINE_MS: Final = 2_000  # after our close frame, before the socket is aborted
 WHEEL_TICK_MS: Final = 100

@@ -59,7 +59,8 @@ class Settings:
     )
     postgres_port: int = _setting(15432, "port of the embedded PostgreSQL")
     secrets_dir: str = _setting(
-        "", "folder of secret files (master.key, postgres_ROLE.password); empty = {data_dir}/secrets"
+        "",
+        "folder of secret files: master.key, postgres_ROLE.password, issuer_TENANT.key; empty = {data_dir}/secrets",
     )
     data_dir: str = _setting(".herald", "folder of devstack's data, logs and secrets")
     gateway_host: str = _setting("127.0.0.1", "address the gateway listens on")

@@ -39,7 +39,7 @@ FRAMES_WRITTEN = Counter("herald_notifications_written_total", "Notification fra
 ACKS = Counter("herald_acks_total", "Acks of written notifications")
 BAD_FRAMES = Counter("herald_bad_frames_total", "Client frames that broke the protocol")
 FILLS = Counter("herald_fills_total", "Questions to role inbox for owed notifications", ["outcome"])
-FILL_REQUESTS = Counter("herald_fill_requests_total", "Requests to role inbox that carried such questions")
+FILL_REQUESTS = Counter("herald_fill_requests_total", "Requests to role inbox that carry these questions")
 RECEIPTS_QUEUED = Gauge("herald_receipts_queued", "Receipts waiting for Redis", multiprocess_mode="livesum")
 RECEIPTS_LOST = Counter("herald_receipts_lost_total", "Receipts dropped because Redis stayed away too long")
 REDIS_REFUSED = Counter("herald_redis_refused_total", "Commands of the pipeline that Redis refused for good")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from notification import codes, limits
+from notification import codes, frames, limits
 from notification.names import TOPIC_DEAD, TOPICS
 from tests.quality.tree import ROOT
 
@@ -38,6 +38,7 @@ CLIENT_LIMITS: Final = {
     "FRAGMENTS_MAX": "of a client message, then 1009",
     "MESSAGE_OPEN_MS_MAX": "from first to last fragment, then 1009",
     "UNACKED_PER_CONNECTION_MAX": "written and not acked; what is more waits until acks come",
+    "IDS_PER_FRAME_MAX": "ids of an `ack` or `state` frame; with more it is a bad frame",
     "CLIENT_FRAMES_PER_S_MAX": "frames a second, acks of written notifications left out, then 4429",
     "CLIENT_FRAMES_BURST_MAX": "frames at once within that rate",
     "CLIENT_PINGS_PER_S_MAX": "WebSocket PINGs a second, then 4429",
@@ -114,6 +115,18 @@ def refusals() -> str:
     )
 
 
+def refused_frames() -> str:
+    """What a refused token in a subprotocol or an `auth` frame is told, and how its connection closes."""
+    from gateway.connections import _REFUSED
+
+    rows = [(refusal.code, close, retry_ms) for refusal, (close, retry_ms) in _REFUSED.items()]
+    rows.append(("too_many_devices", codes.Closes.TOO_FAST, limits.INBOX_DEADLINE_MS))  # gateway/resume.py
+    return table(
+        ("`code`", "closes with", "`retry_ms`"),
+        ((f"`{code}`", close.code, "" if retry_ms is None else retry_ms) for code, close, retry_ms in rows),
+    )
+
+
 def errors() -> str:
     return table(("code", "meaning"), ((f"`{code}`", text) for code, text in codes.ERRORS.items()))
 
@@ -123,7 +136,7 @@ def client_limits() -> str:
 
 
 def _amount(name: str) -> str:
-    value: int = getattr(limits, name)
+    value: int = getattr(limits, name, None) or getattr(frames, name)
     words = set(name.split("_"))
     if "MS" in words:
         return f"{value / 1000:g} s"
@@ -139,6 +152,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "status-codes": status_codes,
     "closes": closes,
     "refusals": refusals,
+    "refused-frames": refused_frames,
     "errors": errors,
     "client-limits": client_limits,
 }

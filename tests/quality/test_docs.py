@@ -50,6 +50,13 @@ def test_status_table_has_every_code() -> None:
     assert [int(code) for code in printed] == sorted(codes.StatusCode)
 
 
+def test_a_code_that_nothing_writes_is_called_reserved() -> None:
+    written = "".join(path.read_text("utf-8") for path in sorted((ROOT / "worker").rglob("*.py")))
+    for code, meaning in codes.STATUS_TEXT.items():
+        if meaning.startswith("reserved"):
+            assert not re.search(rf"\b{code.name}\b|Status\.{code.name.split('_')[0]}\b", written), code
+
+
 def test_events_pass_the_worker_and_its_schema() -> None:
     from worker import event
 
