@@ -17,6 +17,7 @@ import structlog
 from gateway._fast.session import Session
 from gateway.introspection import Introspection
 from gateway.revocations import Revocations
+from gateway.tenant_pages import TenantPages
 from gateway.tokens import Asked, Claims, Identity, Keys, claimed_issuer
 from gateway.unknown_keys import UnknownKeys
 from notification import names
@@ -57,6 +58,7 @@ class Edge:
         self._introspection = introspection
         self._keys = Keys(())
         self._version = -1
+        self._pages = TenantPages()
         self._revocations = Revocations()
         self._revocations_version = 0
         self._unknown = UnknownKeys()
@@ -186,7 +188,9 @@ class Edge:
 
     async def _ask(self) -> EdgeReply | None:
         request = encode(
-            EdgeRequest(self._version, self._revocations_version, self._unknown.asked(time.monotonic()))
+            EdgeRequest(
+                self._version, self._revocations_version, self._unknown.asked(time.monotonic()), self._pages.after
+            )
         )
         try:
             answer = await self._bus.request(names.INBOX_EDGE, request, BUS_REQUEST_TIMEOUT_MS / 1_000)
@@ -206,18 +210,20 @@ class Edge:
         self._revocations.expire(time.time())
         self._revocations.add(reply.revocations)
         self._revocations_version = 0 if renumbered else reply.revocations_version
-        if reply.tenants is not None:
-            self._keys = Keys(reply.tenants, self._keys)
-            self._version = reply.version
-            self._unknown.issuers(issuer for tenant in reply.tenants for issuer in tenant.jwks_issuers)
-        self._unknown.fetched(reply.fetched, time.monotonic())
-        if reply.tenants is not None or reply.revocations:
+        whole = self._pages.take(reply, self._keys)
+        if whole is not None:
+            self._keys = whole.keys
+            self._version = whole.version
+            self._unknown.issuers(whole.jwks_issuers)
+        if self._version == reply.version and not self._pages.unfinished:
+            self._unknown.fetched(reply.fetched, time.monotonic())
+        if whole is not None or reply.revocations:
             _log.info(
-                "edge_snapshot", version=reply.version,
+                "edge_snapshot", version=self._version,
                 tenants=len(self._keys.tenants), revocations=len(self._revocations),
             )  # fmt: skip
-            self._changed(Change(reply.tenants is not None, reply.revocations))
-        return renumbered or reply.more
+            self._changed(Change(whole is not None, reply.revocations))
+        return renumbered or reply.more or self._pages.unfinished
 
 
 class Answered:

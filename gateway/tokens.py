@@ -96,24 +96,15 @@ class _Verified(msgspec.Struct, frozen=True, gc=False):
 
 
 class Keys:
-    """Verification keys of one edge snapshot; immutable, replaced as a whole.
+    """Verification keys of one edge snapshot; immutable once in use, replaced as a whole.
 
     `previous`: the snapshot before. Keys that did not change and tokens verified by them are taken over.
     """
 
     def __init__(self, tenants: Sequence[EdgeTenant], previous: "Keys | None" = None) -> None:
-        self.tenants = {tenant.tenant: tenant for tenant in tenants}
+        self.tenants: dict[str, EdgeTenant] = {}  # without their keys
         self._keys: dict[tuple[str, str], _Key] = {}
-        known = previous._keys if previous is not None else {}
-        for tenant in tenants:
-            for source in tenant.keys:
-                key = known.get((source.issuer, source.kid))
-                if key is None or key.source != source or key.tenant != tenant.tenant:
-                    key = _prepare(tenant.tenant, source)
-                if key is None:
-                    _log.error("edge_key_unusable", tenant=tenant.tenant, issuer=source.issuer, kid=source.kid)
-                    continue
-                self._keys[key.name] = key
+        self.extend(tenants, previous)
         self._headers: jwt.Recent[_Header] = (
             previous._headers if previous is not None
             else jwt.Recent(TOKEN_HEADERS_COUNT_MAX, TOKEN_HEADERS_CHARS_MAX)
@@ -122,6 +113,21 @@ class Keys:
             previous._verified if previous is not None
             else jwt.Recent(VERIFIED_TOKENS_COUNT_MAX, VERIFIED_TOKENS_CHARS_MAX)
         )  # fmt: skip
+
+    def extend(self, tenants: Sequence[EdgeTenant], previous: "Keys | None" = None) -> None:
+        """The next page of the snapshot, before it is in use: preparing a key can take 50 µs, all of them too long
+        for one turn of the loop."""
+        known = previous._keys if previous is not None else {}
+        for tenant in tenants:
+            self.tenants[tenant.tenant] = msgspec.structs.replace(tenant, keys=[])
+            for source in tenant.keys:
+                key = known.get((source.issuer, source.kid))
+                if key is None or key.source != source or key.tenant != tenant.tenant:
+                    key = _prepare(tenant.tenant, source)
+                if key is None:
+                    _log.error("edge_key_unusable", tenant=tenant.tenant, issuer=source.issuer, kid=source.kid)
+                    continue
+                self._keys[key.name] = key
 
     def origin_allowed(self, tenant: str, origin: str) -> bool:
         """Is `origin` (an Origin header) on the tenant's list?"""

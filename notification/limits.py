@@ -82,6 +82,9 @@ BUS_PENDING_BYTES_MAX: Final = 64 * 1_024 * 1_024
 INBOX_DEADLINE_MS: Final = 2_000
 INBOX_IN_FLIGHT_MAX: Final = 64  # per inbox process; above it the answer is "busy"
 EDGE_POLL_MS: Final = 3_500  # edge snapshot version compared this often, where no hint of a change came
+EDGE_PAGE_BYTES_MAX: Final = 300 * 1_024  # of the tenants in one edge reply; what one tenant may need at most
+EDGE_PAGE_TENANTS_COUNT_MAX: Final = 500  # read for one edge reply
+EDGE_CHANGES_COUNT_MAX: Final = 3  # while the tenants are paged: so often they are read from the first one again
 EDGE_JITTER_MAX: Final = 0.1  # of it, so that processes do not ask all at once
 EDGE_HINT_SPREAD_MS: Final = 300  # after a hint each process asks within this
 EDGE_HINT_CHECK_MS: Final = 10_000  # the connection that listens for changes is tried this often
@@ -213,6 +216,7 @@ assert JWKS_DEADLINE_MS < JWKS_COOLDOWN_S * 1_000 < JWKS_REFRESH_S * 1_000
 assert EDGE_POLL_MS * (1 + EDGE_JITTER_MAX) + EDGE_REFRESH_MS_MIN < REVOKED_MS_MAX
 assert EDGE_HINT_SPREAD_MS + EDGE_REFRESH_MS_MIN + BUS_REQUEST_TIMEOUT_MS < REVOKED_MS_MAX
 assert REVOCATIONS_REPLY_COUNT_MAX * (JTI_BYTES_MAX + 2 * ID_CHARS_MAX) < BUS_MESSAGE_BYTES_MAX / 2
+assert EDGE_PAGE_BYTES_MAX < BUS_MESSAGE_BYTES_MAX / 3  # beside the revocations and the issuers that were missing
 assert FILL_BYTES_MAX + PAYLOAD_BYTES_MAX * 4 < BUS_MESSAGE_BYTES_MAX
 assert BUS_BATCH_BYTES_MAX < BUS_MESSAGE_BYTES_MAX
 assert LEASE_RENEW_MS * 2 < LEASE_MS <= GATEWAY_DEAD_MS

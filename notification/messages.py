@@ -114,12 +114,13 @@ class EdgeRequest(_Message, frozen=True, tag="edge"):
     """The edge snapshot, unless its version is still `have`, and the revocations after `revocations_have`.
 
     `missing`: issuers with a JWKS, of which tokens came with a kid that the snapshot does not have, and how many ms
-    ago the first one did; at most JWKS_MISSING_COUNT_MAX.
+    ago the first one did; at most JWKS_MISSING_COUNT_MAX. `after_tenant`: the tenants that follow it.
     """
 
     have: int
     revocations_have: int = 0
     missing: dict[str, int] = {}
+    after_tenant: str = ""
 
 
 class EdgeKey(_Message, frozen=True):
@@ -158,7 +159,10 @@ class Revocation(_Message, frozen=True):
 
 
 class EdgeReply(_Message, frozen=True, tag="edges"):
-    """The snapshot; `tenants` is None when `have` was current. `epoch`: the log's epoch.
+    """A page of the snapshot of `version`; `epoch`: the log's epoch.
+
+    `tenants` after the request's `after_tenant`, by id, EDGE_PAGE_BYTES_MAX of them; None when `have` was current.
+    `tenants_more`: others follow the last one. Who asks for them may hear of another `version`.
 
     `revocations`: those that count and are younger than the request's `revocations_have`, in order, at most
     REVOCATIONS_REPLY_COUNT_MAX; `revocations_version` is how far they reach; `more`: ask again from there.
@@ -172,6 +176,7 @@ class EdgeReply(_Message, frozen=True, tag="edges"):
     revocations_version: int = 0
     more: bool = False
     fetched: list[str] = []
+    tenants_more: bool = False
 
 
 InboxRequest = FillsRequest | StateRequest | PageRequest | EdgeRequest

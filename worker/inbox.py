@@ -16,7 +16,7 @@ from notification.bus import Bus
 from notification.errors import InvalidInput
 from notification.frames import StateFrame
 from notification.ids import check_token, check_user
-from notification.limits import FILLS_COUNT_MAX, INBOX_DEADLINE_MS, INBOX_IN_FLIGHT_MAX
+from notification.limits import BUS_MESSAGE_BYTES_MAX, FILLS_COUNT_MAX, INBOX_DEADLINE_MS, INBOX_IN_FLIGHT_MAX
 from notification.messages import (
     EdgeRequest,
     Failure,
@@ -86,9 +86,14 @@ class Inbox:
             reply = await self._answer(subject, data)
         finally:
             self._in_flight -= 1
+        answer = messages.encode(reply)
+        if len(answer) > BUS_MESSAGE_BYTES_MAX:  # NATS would not take it, and who asked would wait in vain
+            _log.error("reply_too_large", subject=subject, bytes=len(answer))
+            reply = Failure("busy")
+            answer = messages.encode(reply)
         outcome = reply.code if isinstance(reply, Failure) else "ok"
         telemetry.INBOX_REQUESTS.labels(kind, outcome).inc()
-        return messages.encode(reply)
+        return answer
 
     async def _answer(self, subject: str, data: bytes) -> InboxReply:
         try:

@@ -31,6 +31,8 @@ class Inbox:
         self.epoch = 7
         self.revoked: list[Revocation] = []
         self.page = 100
+        self.tenants_page = 100
+        self.between: Callable[[], None] | None = None  # called at each page of tenants but the first
         self.changes: list[Change] = []  # as the gateway was told
 
     async def answer(self, subject: str, payload: bytes) -> bytes:
@@ -42,13 +44,17 @@ class Inbox:
             for name in self.names
         ]
         self.asked_after.append(request.revocations_have)
+        tenants = [tenant for tenant in tenants if tenant.tenant > request.after_tenant]
+        cut = self.tenants_page
+        if self.between is not None and request.after_tenant:
+            self.between()
         after = self.revoked[request.revocations_have :]
         more = len(after) > self.page
         reached = request.revocations_have + self.page if more else len(self.revoked)
         return messages.encode(
             EdgeReply(
-                self.version, self.epoch, None if request.have == self.version else tenants,
-                after[: self.page], reached, more,
+                self.version, self.epoch, None if request.have == self.version else tenants[:cut],
+                after[: self.page], reached, more, tenants_more=len(tenants) > cut,
             )
         )  # fmt: skip
 
@@ -216,3 +222,52 @@ async def test_a_database_that_went_back_in_time_is_read_anew(inbox: Inbox, edge
     for jti in ("1", "2", "3", "4"):
         assert edge.verify(token("acme", jti)) is Refusals.REVOKED, jti
     assert inbox.asked_after == [0, 3, 0]
+
+
+async def test_tenants_come_in_pages_and_count_once_all_are_here(inbox: Inbox, edge: Edge) -> None:
+    inbox.tenants_page = 2
+    inbox.names = ["a", "b", "c", "d", "e"]
+    known: list[bool] = []
+    inbox.between = lambda: known.append(edge.known)
+    await inbox.start()
+    await until_known(edge)
+    assert known == [False, False]
+    assert inbox.asked == [-1, -1, -1]
+    assert [isinstance(edge.verify(token(name)), Identity) for name in inbox.names] == [True] * 5
+    assert inbox.changes == [Change(True, [])]
+
+
+async def test_revocations_come_while_tenants_are_paged(inbox: Inbox, edge: Edge) -> None:
+    inbox.names = ["acme", "b", "c"]
+    await inbox.start()
+    await until_known(edge)
+    inbox.tenants_page = 1
+    inbox.add("d")
+    seen: list[object] = []
+
+    def revoke() -> None:
+        seen.append(edge.verify(token("acme", str(len(seen)))))
+        inbox.revoke(str(len(seen)))
+
+    inbox.between = revoke
+    assert await edge.refresh()
+    assert seen[1:] == [Refusals.REVOKED, Refusals.REVOKED]  # by the page before, and before the last one was here
+    assert isinstance(edge.verify(token("d")), Identity)
+
+
+async def test_tenants_that_never_stop_changing_do_not_keep_a_process_out(inbox: Inbox, edge: Edge) -> None:
+    inbox.tenants_page = 1
+    inbox.names = ["a", "b", "c"]
+
+    def change() -> None:
+        inbox.version += 1
+
+    inbox.between = change
+    await inbox.start()
+    await until_known(edge)
+    assert isinstance(edge.verify(token("c")), Identity)
+    inbox.between = None
+    assert await edge.refresh()  # not taken for the newest
+    asked = len(inbox.asked)
+    assert await edge.refresh()
+    assert inbox.asked[asked:] == [inbox.version]
