@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import nats
+import nats.aio.client
 import nats.errors
 import structlog
 from nats.aio.client import Client
@@ -16,9 +17,17 @@ from nats.aio.subscription import Subscription
 
 from notification import telemetry
 from notification.errors import BusError, BusTimeout, NoResponders, Unavailable
-from notification.limits import BUS_PENDING_BYTES_MAX, BUS_PENDING_MESSAGES_MAX, STARTUP_DEADLINE_S
+from notification.limits import (
+    BUS_PENDING_BYTES_MAX,
+    BUS_PENDING_MESSAGES_MAX,
+    BUS_READ_BYTES_MAX,
+    STARTUP_DEADLINE_S,
+)
 
 _CLOSE_S: Final = 5.0  # what running handlers get to answer
+
+# nats-py's 32 KB would end a turn of the loop, and with it the sharing of writes, after a part of one batch.
+nats.aio.client.DEFAULT_BUFFER_SIZE = BUS_READ_BYTES_MAX
 
 _log = structlog.get_logger("bus")
 

@@ -75,6 +75,7 @@ BUS_REQUEST_TIMEOUT_MS: Final = 2_000
 
 # --- the bus ----------------------------------------------------------------
 BUS_BATCH_BYTES_MAX: Final = 512 * 1_024  # under NATS' 1 MB max_payload
+BUS_READ_BYTES_MAX: Final = BUS_BATCH_BYTES_MAX  # of one read; twice that of one turn of the loop, 6 ms of frames
 BUS_MESSAGE_BYTES_MAX: Final = 1_024 * 1_024  # NATS max_payload default
 LIVE_COPIES_COUNT_MAX: Final = 1_024  # of receipts entries that wait for the bus, per gateway process
 BUS_PENDING_MESSAGES_MAX: Final = 8_192  # per subscription; past it nats-py drops and error_cb counts

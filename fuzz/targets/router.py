@@ -33,6 +33,7 @@ def _route(module: Any, data: bytes, count: int) -> tuple[object, ...]:
     nudged: list[int] = []
     one = module.Router(registry, lambda socket: nudged.append(sockets.index(socket)), lambda one: one.welcomed)
     routed = one.route(data, batch.OVERHEAD_BYTES, count, 1_000, data[-1:] > b"\x7f")
+    one.flush()
     return routed, nudged, [(socket.written, socket.session.at(), socket.session.unacked()) for socket in sockets]
 
 

@@ -7,7 +7,7 @@ cdef class Router:
         Registry _registry
         object _nudge
         object _welcomed
-        list _dirty  # connections to flush when the batch is through
+        list _dirty  # connections that flush() is to flush; one may stand here twice
         Py_ssize_t _frames
         Py_ssize_t _refused
 

@@ -20,9 +20,11 @@ class Router:
     def route(
         self, message: bytes, start: int, count: int, database_ms: int, draining: bool
     ) -> tuple[bytes, int, int] | None:
-        """Offer the `count` items (notification.batch) that begin at `start` and fill the message; one flush per
-        connection. (codes.ReceiptCode per item, frames written, items of no lane.) None, and nothing happened: the
-        items do not add up to the message.
+        """Offer the `count` items (notification.batch) that begin at `start` and fill the message; flush() writes
+        them, but what exceeds WRITE_BUFFER_BYTES_MAX for one connection goes out at once. (codes.ReceiptCode per
+        item, frames written, items of no lane.) None, and nothing happened: the items do not add up to the message.
 
         `database_ms`: the database's time now, Unix ms; what expires then or before is not written. `draining`: who
         is not here is STALE."""
+    def flush(self) -> None:
+        """Write what was routed since the last time: one write per connection, however many batches it came in."""

@@ -74,7 +74,7 @@ cdef object _takers(object held):
 
 
 cdef class Router:
-    """One per process; routes one batch at a time."""
+    """One per process; routes one batch at a time, and writes those of a turn together."""
 
     def __init__(self, Registry registry not None, nudge not None, welcomed not None):
         self._registry = registry
@@ -95,15 +95,16 @@ cdef class Router:
             return None
         codes = PyBytes_FromStringAndSize(NULL, count)
         self._frames = self._refused = 0
-        try:
-            for index in range(count):
-                PyBytes_AS_STRING(codes)[index] = self._item(item, draining, database_ms)
-                item += AT_TAG + item[AT_TAG_BYTES] + <Py_ssize_t>_u32(item + AT_BODY_BYTES)
-        finally:
-            dirty, self._dirty = self._dirty, []
-            for connection in dirty:
-                connection.flush()
+        for index in range(count):
+            PyBytes_AS_STRING(codes)[index] = self._item(item, draining, database_ms)
+            item += AT_TAG + item[AT_TAG_BYTES] + <Py_ssize_t>_u32(item + AT_BODY_BYTES)
         return codes, self._frames, self._refused
+
+    def flush(self):
+        """Write what was routed since the last time: one write per connection."""
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.flush()
 
     cdef int _item(self, const uint8_t* item, bint draining, uint64_t database_ms) except -1:
         """One item to everybody it is for; its code."""

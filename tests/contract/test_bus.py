@@ -8,6 +8,7 @@ import pytest
 from devstack.servers import Servers
 from notification.bus import Bus, NatsBus
 from notification.errors import BusTimeout, NoResponders, Unavailable
+from notification.limits import BUS_READ_BYTES_MAX
 from notification.settings import Settings
 from tests.twins.bus import Hub, MemoryBus
 
@@ -154,3 +155,12 @@ async def test_a_closed_bus(connect: Connect) -> None:
         await server.request("gone", b"", 3)
     await server.publish("gone", b"")  # dropped, counted, no error
     assert len(inbox.got) == 1
+
+
+@pytest.mark.stack
+async def test_nats_reads_whole_batches(embedded: tuple[Settings, Servers]) -> None:
+    """nats-py has no option for it: this holds its own name for the size of a read."""
+    bus = await NatsBus.connect(embedded[0].nats_url, "contract")
+    reader = bus._client._transport._io_reader  # type: ignore[union-attr]
+    assert reader._limit == BUS_READ_BYTES_MAX
+    await bus.close()

@@ -55,6 +55,29 @@ async def test_nobody_here(world: World) -> None:
     assert await world.send("bob", world.log.add("bob")) == [ReceiptCode.NO_CONNECTION]
 
 
+async def test_batches_of_one_turn_share_a_write(world: World) -> None:
+    """And none waits for a further one: the second is there, or it is not."""
+    handle = world.gateway._inbound.handle
+    tag = names.user_tag("acme", "ann").encode()
+    async with world.client() as app:
+        await app.read("resumed")
+        [connection] = world.gateway.registry.connections()
+        pending = []
+        entries = [world.log.add("ann") for _ in range(2)]
+        for one in entries:
+            item = batch.Item(
+                batch.NOTIFICATION, one.lane, 1, one.seq, one.prev, one.expiry_ms, one.id, tag, one.body
+            )
+            reply = await handle("s", batch.pack([item], now_ms()))
+            assert reply is not None
+            assert batch.unpack_reply(reply, 1) == [ReceiptCode.WRITTEN]
+            pending.append(connection.session.pending())
+        assert 0 < pending[0] < pending[1]
+        await asyncio.sleep(0)
+        assert connection.session.pending() == 0
+        assert [(await app.read("n"))["seq"] for _ in range(2)] == [1, 2]
+
+
 async def test_a_batch_that_does_not_decode_gets_no_answer(world: World) -> None:
     handle = world.gateway._inbound.handle
     good = batch.pack([], now_ms())

@@ -25,11 +25,14 @@ class Router:
             items = batch.unpack_items(message, start, count)
         except BadBatch:
             return None
-        self._dirty, self._frames, self._refused = [], 0, 0
+        self._frames = self._refused = 0
         codes = bytes(self._item(item, database_ms, draining) for item in items)
-        for connection in self._dirty:
-            connection.flush()
         return codes, self._frames, self._refused
+
+    def flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.flush()
 
     def _item(self, item: Item, database_ms: int, draining: bool) -> int:
         takers = [one for one in self._registry.find(item.tag) if one.session.phase in (RESUMING, LIVE)]

@@ -52,6 +52,7 @@ class Place:
             message, batch.OVERHEAD_BYTES, len(items), database_ms, draining
         )
         assert isinstance(codes, bytes)
+        self.router.flush()
         return list(codes), written, refused
 
 
@@ -69,6 +70,16 @@ class TestRouter:
             [ReceiptCode.WRITTEN, ReceiptCode.WRITTEN, ReceiptCode.WRITTEN, ReceiptCode.NO_CONNECTION], 3, 0,
         )  # fmt: skip
         assert (ann.writes, bob.writes) == ([[b"1", b"3"]], [[b"2"]])
+
+    def test_batches_before_a_flush_share_a_write(self, module: Any) -> None:
+        ann, bob = Socket(live(sessions)), Socket(live(sessions))
+        place = Place(module, (ANN, ann), (BOB, bob))
+        for one in (item(1, body=b"1"), item(2, body=b"2"), item(1, BOB)):
+            assert place.router.route(batch.pack([one], 0), batch.OVERHEAD_BYTES, 1, 1_000, False) == (b"\0", 1, 0)
+        assert (ann.writes, bob.writes) == ([], [])
+        place.router.flush()
+        place.router.flush()
+        assert (ann.writes, bob.writes) == ([[b"1", b"2"]], [[b"{}"]])
 
     def test_every_device_of_a_user(self, module: Any) -> None:
         devices = [Socket(live(sessions)) for _ in range(3)]
@@ -163,6 +174,7 @@ def test_extension_and_twin_agree(items: list[Item], more: int, noise: bytes, dr
         sockets = [Socket(live(sessions)), Socket(live(sessions, at=2)), Socket(live(sessions), welcomed=False)]
         place = Place(module, (ANN, sockets[0]), (ANN, sockets[1]), (BOB, sockets[2]))
         routed = place.router.route(message, batch.OVERHEAD_BYTES, count, 1_000, draining)
+        place.router.flush()
         seen = [(socket.writes, socket.session.at(), socket.session.unacked()) for socket in sockets]
         outcomes.append((routed, seen, [sockets.index(one) for one in place.nudged]))
     assert outcomes[0] == outcomes[1]
