@@ -6,11 +6,14 @@ from notification.errors import HeraldError
 from notification.settings import load
 from worker.process import ROLES, run
 
-USAGE = f"usage: python -m worker ROLE...   (roles: {', '.join(ROLES)})"
+USAGE = f"usage: python -m worker ROLE...   (roles: {', '.join(ROLES)}; docs/operations.md)"
 
 
 def main(arguments: list[str]) -> int:
     """0 after a graceful stop, 1 with one line on stderr when it cannot start or go on, 2 for wrong usage."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
     unknown = [role for role in arguments if role not in ROLES]
     if unknown or not arguments:
         said = f"unknown role {unknown[0]!r}" if unknown else "no role given"

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from notification import codes, frames, limits
+from prometheus_client import Counter, Gauge, Histogram
+
+from notification import codes, frames, limits, telemetry
 from notification.names import TOPIC_DEAD, TOPICS
 from tests.quality.tree import ROOT
 
@@ -127,6 +129,28 @@ def refused_frames() -> str:
     )
 
 
+def gateway_metrics() -> str:
+    return _metrics("gateway")
+
+
+def worker_metrics() -> str:
+    return _metrics("worker")
+
+
+def _metrics(folder: str) -> str:
+    """The metrics of notification/telemetry.py that a package counts."""
+    files = [*(ROOT / folder).rglob("*.py"), ROOT / "notification" / "bus.py"]
+    used = "".join(path.read_text("utf-8") for path in files)
+    rows = []
+    for name, metric in vars(telemetry).items():
+        if isinstance(metric, Counter | Gauge | Histogram) and re.search(rf"\b{name}\b", used):
+            (family,) = metric.describe()
+            suffix = "_total" if isinstance(metric, Counter) else ""
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+            rows.append((f"`{family.name}{suffix}`", family.type, labels, family.documentation))
+    return table(("metric", "type", "labels", "what"), rows)
+
+
 def errors() -> str:
     return table(("code", "meaning"), ((f"`{code}`", text) for code, text in codes.ERRORS.items()))
 
@@ -153,6 +177,8 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "closes": closes,
     "refusals": refusals,
     "refused-frames": refused_frames,
+    "gateway-metrics": gateway_metrics,
+    "worker-metrics": worker_metrics,
     "errors": errors,
     "client-limits": client_limits,
 }

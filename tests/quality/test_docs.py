@@ -10,6 +10,7 @@ import click
 import jsonschema
 import msgspec
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
 from herald.cli import cli
 from notification import codes, frames
@@ -55,6 +56,17 @@ def test_a_code_that_nothing_writes_is_called_reserved() -> None:
     for code, meaning in codes.STATUS_TEXT.items():
         if meaning.startswith("reserved"):
             assert not re.search(rf"\b{code.name}\b|Status\.{code.name.split('_')[0]}\b", written), code
+
+
+def test_every_metric_is_in_a_table() -> None:
+    from notification import telemetry
+
+    shown = tables.gateway_metrics() + tables.worker_metrics()
+    declared = [name for name in vars(telemetry) if isinstance(getattr(telemetry, name), MetricWrapperBase)]
+    assert declared
+    for name in declared:
+        (family,) = getattr(telemetry, name).describe()
+        assert f"| `{family.name}" in shown, name
 
 
 def test_events_pass_the_worker_and_its_schema() -> None:

@@ -60,6 +60,15 @@ def test_a_missing_secret_is_named(environ: dict[str, str]) -> None:
     assert "master.key" in ended.stderr
 
 
+@pytest.mark.parametrize(("option", "module"), [("-h", "worker"), ("--help", "worker"), ("--help", "gateway")])
+def test_help_is_a_usage(option: str, module: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", module, option], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith(f"usage: python -m {module} ")
+
+
 def test_it_can_be_stopped_while_it_waits_for_servers(environ: dict[str, str]) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", START.format(60, ["dispatch", "receipts", "inbox"])],
