@@ -140,12 +140,16 @@ def _connections(as_json: bool, **options: Any) -> None:
 
 
 @cli.command("storm")
+@click.option("--rounds", default=storm.Options().rounds, show_default=True, help="Storms, one after the other.")
 @_json
 @_contestants(storm.Options().contestants)
-@click.option("--count", "connections", default=20_000, show_default=True, help="Clients that come at once.")
+@click.option(
+    "--count", "connections", default=storm.Options().connections, show_default=True,
+    help="Clients that come at once.",
+)  # fmt: skip
 @click.option("--per-s", default=0.0, show_default=True, help="The rate at which they come; 0 = at once.")
 def _storm(as_json: bool, **options: Any) -> None:
-    """A reconnect storm on one core: who is admitted, how fast, and what neighbours see."""
+    """Reconnect storms on one core: how fast the admitted are in, when all are, and what neighbours see."""
     _measure(lambda progress: storm.run(storm.Options(**options), progress), as_json)
 
 

@@ -17,8 +17,11 @@ class Load:
     """Commands as methods; they take their turns."""
 
     def __init__(
-        self, port: int, heads: Path, core: int | None, spin: bool = True, sources: int = SOURCES, tls: bool = False
-    ) -> None:
+        self, port: int, heads: Path, core: int | None, spin: bool = True, sources: int = SOURCES,
+        tls: bool = False, last: bool = False,
+    ) -> None:  # fmt: skip
+        """`last`: it runs when nobody else wants its core."""
+        self._before = ["chrt", "--idle", "0"] if last else []
         self._arguments = [str(port), str(heads), str(sources), str(int(spin))]
         if core is not None:
             self._arguments.append(str(core))
@@ -29,8 +32,8 @@ class Load:
     async def __aenter__(self) -> "Load":
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            native.program("load", self._tls), *self._arguments, stdin=pipe, stdout=pipe, stderr=pipe,
-            limit=_LINE_BYTES_MAX,
+            *self._before, native.program("load", self._tls), *self._arguments, stdin=pipe, stdout=pipe,
+            stderr=pipe, limit=_LINE_BYTES_MAX,
         )  # fmt: skip
         await self._answer()
         return self
@@ -67,10 +70,11 @@ class Load:
             return await self._answer()
 
     async def connect(
-        self, count: int, in_flight: int = 64, per_s: float = 0, until: str = "resumed"
+        self, count: int, in_flight: int = 64, per_s: float = 0, until: str = "resumed", again: bool = False
     ) -> dict[str, Any]:
-        """Open clients, at most `in_flight` at once; until `upgraded`, `welcomed` or `resumed`."""
-        return await self._do("connect", count, in_flight, per_s, until)
+        """Open clients, at most `in_flight` at once; until `upgraded`, `welcomed` or `resumed`. `again`: who is
+        answered 503 comes again, 1 to 2 s later."""
+        return await self._do("connect", count, in_flight, per_s, until, int(again))
 
     async def connect_all(self, count: int, in_flight: int = 64, until: str = "resumed") -> dict[str, Any]:
         """connect(), and every one of them must succeed. Raises Unavailable."""

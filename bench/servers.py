@@ -169,14 +169,16 @@ class Contestant(ABC):
         """How many acks arrived since the last call, as the server's own side says. After its load has ended."""
 
     @contextlib.asynccontextmanager
-    async def load(self, users: Sequence[int], spin: bool = True) -> AsyncIterator[Load]:
-        """A generator for this server, with fresh tokens of these users, its upstream attached."""
+    async def load(self, users: Sequence[int], spin: bool = True, crowd: bool = False) -> AsyncIterator[Load]:
+        """A generator for this server, with fresh tokens of these users, its upstream attached. `crowd`: clients
+        and nothing else, behind everybody else on their core, as if they had machines of their own."""
         heads = self.stage.folder / f"heads-{self.name}-{users[0]}"
         # A device of each contestant's own: gateways on one Redis would replace each other's connections.
         feeds.write_heads(heads, users, self.name, self.stage.secret)
         core = self.stage.other_core if self.stage.pinned else None
-        async with Load(self.port, heads, core, spin, tls=self.tls) as load:
-            await self.attach(load)
+        async with Load(self.port, heads, core, spin, tls=self.tls, last=crowd) as load:
+            if not crowd:
+                await self.attach(load)
             yield load
 
 
@@ -206,6 +208,15 @@ class Gateway(Contestant):
         await self._process.stop()
 
     def _health(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self._get("/health"))
+        return value
+
+    def metrics(self) -> dict[str, float]:
+        """Its metrics by name and labels."""
+        lines = self._get("/metrics").decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    def _get(self, path: str) -> bytes:
         door: http.client.HTTPConnection
         if self.tls:
             trusted = self.stage.authority().client()
@@ -213,9 +224,8 @@ class Gateway(Contestant):
         else:
             door = http.client.HTTPConnection(HOST, self.port, timeout=_START_S)
         with contextlib.closing(door):
-            door.request("GET", "/health")
-            value: dict[str, Any] = json.load(door.getresponse())
-            return value
+            door.request("GET", path)
+            return door.getresponse().read()
 
     @property
     def subject(self) -> str:

@@ -6,7 +6,8 @@
  * SOURCES: how many source addresses, from 127.0.0.2 on; SPIN 1: never sleep, 0: sleep up to 5 ms.
  * Commands come as lines on stdin, each is answered by one line of JSON on stdout, in order:
  *
- *     connect COUNT IN_FLIGHT PER_S STAGE   open clients; STAGE upgraded, welcomed or resumed; PER_S 0 = no pace
+ *     connect COUNT IN_FLIGHT PER_S STAGE AGAIN   open clients; STAGE upgraded, welcomed or resumed; PER_S 0 = no
+ *                                           pace; AGAIN 1: who is answered 503 comes again after 1 to 2 s
  *     close IN_FLIGHT                       the close handshake with every client
  *     drop                                  close every socket at once
  *     nats PORT | tcp PORT                  where batches go
@@ -143,7 +144,8 @@ static void command(char *line) {
         enum stage until = fourth[0] == 'u' ? UPGRADED : fourth[0] == 'w' ? WELCOMED : RESUMED;
         uint64_t now = now_ns();
         swarm.connecting = (struct connecting){.asked = (uint32_t)atol(first), .in_flight_max = (uint32_t)atol(second),
-                                               .per_s = atof(third), .until = until, .began_ns = now, .ended_ns = now};
+                                               .per_s = atof(third), .until = until, .again = fifth[0] == '1',
+                                               .began_ns = now, .ended_ns = now};
         doing = CONNECT;
     } else if (strcmp(word, "close") == 0) {
         close_at = 0;
@@ -206,6 +208,7 @@ static void turn(int spin) {
         else client_event((uint32_t)events[i].data.u64, events[i].events);
     }
     swarm_return();
+    swarm_again();
     if (doing == CONNECT) {
         swarm_connect_more();
         if (swarm.connecting.settled == swarm.connecting.asked) connect_done();

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 enum { EVENTS_MAX = 256, READ_BYTES = 262144, TAIL_BYTES_MAX = 65536, ID_BYTES = 36, CLOSES_MAX = 5000, CLOSE_RESTART = 1012 };
+enum { BUSY = 503, LATER_MS = 10, LATERS = 2048 }; /* who is answered 503 comes again: a wheel of 20 s */
 
 /* How far a client is; those below UPGRADED have no WebSocket yet. */
 enum stage { FREE, CONNECTING, ASKED, UPGRADED, WELCOMED, RESUMED, CLOSING };
@@ -43,7 +44,8 @@ struct connecting {
     uint32_t asked, begun, settled, failed, in_flight_max;
     uint32_t statuses[600], errors;
     enum stage until;
-    double per_s; /* 0: as fast as in_flight_max allows */
+    int again;       /* clients that are answered 503 come again, as the protocol says */
+    double per_s;    /* 0: as fast as in_flight_max allows */
     uint64_t began_ns, ended_ns;
     struct histogram latency; /* to the welcome, or to `until` before it */
 };
@@ -55,6 +57,8 @@ static struct {
     size_t heads_bytes, heads_at;
     struct client *clients;
     uint32_t clients_count, clients_size, first_free, live;
+    struct buffer later[LATERS]; /* heads (u64) of clients that come again, by when; later_at: the wheel's hand */
+    uint64_t later_at;
     struct buffer returning; /* heads (u64) of clients that were sent away with 1012 and come back */
     struct entry *ledger;
     uint32_t ledger_count, mask;
@@ -65,13 +69,26 @@ static struct {
 static char swarm_in[READ_BYTES + TAIL_BYTES_MAX];
 static char swarm_out[READ_BYTES];
 
+/* Between one and two times Retry-After from now, at random. */
+static void client_later(uint64_t head, uint64_t after_ms) {
+    static uint64_t chance = 0x9E3779B97F4A7C15u;
+    chance ^= chance << 13, chance ^= chance >> 7, chance ^= chance << 17;
+    uint64_t due = now_ns() / 1000000 / LATER_MS + (after_ms + chance % after_ms) / LATER_MS;
+    buffer_add(&swarm.later[due % LATERS], &head, sizeof(head));
+}
+
+static uint64_t retry_after_ms = 1000; /* what the server said last */
+
 static void client_end(struct client *client, int status) {
     struct connecting *connecting = &swarm.connecting;
     tls_free(client->tls);
     close(client->fd);
     free(client->kept);
     if (client->stage >= UPGRADED) swarm.live--;
-    if (!client->settled) {
+    if (!client->settled && status == BUSY && connecting->again) {
+        connecting->statuses[status]++;
+        client_later(client->head, retry_after_ms);
+    } else if (!client->settled) {
         connecting->settled++;
         connecting->failed++;
         if (status >= 100 && status < 600) connecting->statuses[status]++;
@@ -219,6 +236,8 @@ static long on_answer(struct client *client, char *data, size_t count) {
     if (end == NULL) return 0;
     int status = count > 12 ? atoi(data + 9) : 0;
     if (status != 101) {
+        char *after = memmem(data, (size_t)(end - data), "Retry-After: ", 13);
+        if (after != NULL && after[13] >= '1' && after[13] <= '9') retry_after_ms = 1000u * (uint64_t)(after[13] - '0');
         client_end(client, status);
         return -1;
     }
@@ -302,6 +321,21 @@ static void swarm_return(void) {
         memcpy(&head, swarm.returning.data + swarm.returning.start, sizeof(head));
         swarm.returning.start += sizeof(head);
         client_begin(head, 1);
+    }
+}
+
+/* Whose time has come comes again. */
+static void swarm_again(void) {
+    uint64_t now = now_ns() / 1000000 / LATER_MS;
+    if (swarm.later_at == 0 || now - swarm.later_at >= LATERS) swarm.later_at = now - LATERS + 1;
+    for (; swarm.later_at <= now; swarm.later_at++) {
+        struct buffer *due = &swarm.later[swarm.later_at % LATERS];
+        while (buffer_count(due) > 0) {
+            uint64_t head;
+            memcpy(&head, due->data + due->start, sizeof(head));
+            due->start += sizeof(head);
+            client_begin(head, 0);
+        }
     }
 }
 
