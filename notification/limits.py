@@ -133,6 +133,7 @@ AUTH_DEADLINE_MS: Final = 5_000
 HEARTBEAT_MS: Final = 30_000  # REQUIREMENT: a heartbeat each 30 s
 PONG_DUE_MS: Final = 10_000
 CLOSE_DEADLINE_MS: Final = 2_000  # after our close frame, before the socket is aborted
+IGNORED_FRAMES_MAX: Final = 4_096  # behind our close, where the carrier is picows; then nothing more is read
 WHEEL_TICK_MS: Final = 100
 WHEEL_SLOTS: Final = 512
 CLIENT_FRAMES_PER_S_MAX: Final = 20  # beside acks of written frames -> 4429

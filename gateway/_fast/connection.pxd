@@ -21,6 +21,7 @@ cdef class Connection(WSListener):
         object _close_timer  # None until our close frame is written
         bint _full
         bint _aborted
+        int _ignored  # frames behind our close
 
     cpdef on_ws_connected(self, WSTransport transport)
     cpdef on_ws_frame(self, WSTransport transport, WSFrame frame)

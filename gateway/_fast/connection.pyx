@@ -13,6 +13,7 @@ from libc.stdint cimport int32_t, int64_t
 from picows.picows cimport WSFrame, WSListener, WSTransport
 from posix.uio cimport iovec
 
+from gateway._fast.framing cimport OP_CLOSE
 from gateway._fast.outbox cimport PIECES, outbox_pieces
 from gateway._fast.peers cimport PEER_UNCOUNTED, Peers
 from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, PHASE_LIVE, Session
@@ -27,6 +28,7 @@ cdef:
     object _LOW_WATER_BYTES = 0
     Py_ssize_t _SLICE_BYTES = _limits.WRITE_BUFFER_BYTES_MAX // 4
     object _CLOSE_DEADLINE_S = _limits.CLOSE_DEADLINE_MS / 1_000
+    int _IGNORED_FRAMES_MAX = _limits.IGNORED_FRAMES_MAX
 
 
 cdef class Connection(WSListener):
@@ -63,6 +65,11 @@ cdef class Connection(WSListener):
     cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
         """picows: one frame, unmasked in place. Replies go out once per read, after its last frame."""
         if self._aborted:
+            return
+        if self.session.phase >= PHASE_CLOSING and <int>frame.msg_type != <int>OP_CLOSE:
+            self._ignored += 1  # behind our close only the peer's counts; a flood is left to the close deadline
+            if self._ignored == _IGNORED_FRAMES_MAX and not transport.underlying_transport.is_closing():
+                transport.underlying_transport.pause_reading()
             return
         text = self.session.feed(
             frame.msg_type, frame.fin, frame.rsv1 << 2 | frame.rsv2 << 1 | frame.rsv3,
