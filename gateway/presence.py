@@ -28,21 +28,31 @@ from notification.presence import Entry, PresenceState, decode, encode
 
 _log = structlog.get_logger("presence")
 
-# KEYS[1] the user's hash; ARGV: device, epoch, entry, how many devices a user may have. A newer connection's
-# entry survives. The reply: how many of the user's devices are online, a space, what was held before (or nothing).
+# KEYS[1] the user's hash; ARGV: device, epoch, entry, how many devices a user may have, why. Who connects now
+# is the newest, whatever the clocks of hosts say: its epoch goes above the one held. What is kept (written anew)
+# gives way to a connection elsewhere that is newer; what broke off gives way to anything newer.
+# The reply: how many of the user's devices are online, the epoch it has now (0: not written), what was held.
 # The hash stays small whoever comes with ever new devices: one too many is counted but not kept, and beyond as many
 # entries nobody more is waited for.
 PUT: Final = """\
 local held = redis.call('HGET', KEYS[1], ARGV[1])
-local epoch = held and tonumber(string.match(held, '^%S+ (%d+) '))
-local away = string.find(ARGV[3], ' RECONNECTING ', 1, true)
+local epoch, entry, why = tonumber(ARGV[2]), ARGV[3], ARGV[5]
+local gateway, at, state = string.match(held or '', '^(%S+ )(%d+) (%S+) ')
+at = at and #at < 16 and tonumber(at)
 local most = tonumber(ARGV[4])
-if not (epoch and epoch > tonumber(ARGV[2])) then
-  if away and redis.call('HLEN', KEYS[1]) > most then
-    redis.call('HDEL', KEYS[1], ARGV[1])
+local ours = gateway == string.match(entry, '^%S+ ')
+if at and at >= epoch and not (ours and at == epoch and why ~= 'connect') then
+  if why == 'connect' or why == 'keep' and (ours or at == epoch or state ~= 'ONLINE') then
+    epoch = at + 1
+    entry = string.gsub(entry, ' %d+ ', string.format(' %.0f ', epoch), 1)
   else
-    redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+    epoch = 0
   end
+end
+if epoch > 0 and why == 'break' and redis.call('HLEN', KEYS[1]) > most then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+elseif epoch > 0 then
+  redis.call('HSET', KEYS[1], ARGV[1], entry)
 end
 local count = redis.call('HLEN', KEYS[1])
 if count > most then
@@ -50,9 +60,9 @@ if count > most then
   for _, entry in ipairs(redis.call('HVALS', KEYS[1])) do
     if string.find(entry, ' ONLINE ', 1, true) then count = count + 1 end
   end
-  if count > most and not held and not away then redis.call('HDEL', KEYS[1], ARGV[1]) end
+  if count > most and not held and why ~= 'break' then redis.call('HDEL', KEYS[1], ARGV[1]) end
 end
-return count .. ' ' .. (held or '')
+return string.format('%d %.0f %s', count, epoch, held or '')
 """
 
 # KEYS[1] the user's hash; ARGV: device, "gateway_id epoch ". Removes the entry only if it is still ours.
@@ -61,6 +71,11 @@ local held = redis.call('HGET', KEYS[1], ARGV[1])
 if held and string.sub(held, 1, #ARGV[2]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
 return 0
 """
+
+
+CONNECT: Final = "connect"
+KEEP: Final = "keep"
+BREAK: Final = "break"
 
 
 class _Away(NamedTuple):
@@ -95,24 +110,43 @@ class Presence:
         self.rival: Callable[[Connection, Entry], None] = _nobody_cares
 
     def online(self, connection: Connection) -> None:
-        """Write the connection's entry; `settled` is called within PRESENCE_WRITE_MS_MAX unless Redis stalls."""
-        session = connection.session
-        kept = self._put(
-            session.tag.decode("ascii"), session.device, session.connection_epoch, PresenceState.ONLINE,
-            session.connection_epoch, functools.partial(self._told, connection),
-        )  # fmt: skip
-        if not kept:
+        """Write a new connection's entry, above any that is held, and raise its epoch accordingly; `settled` is
+        called within PRESENCE_WRITE_MS_MAX unless Redis stalls."""
+        if not self._write(connection, CONNECT):
             self.settled(connection, 0)
 
+    def keep(self, connection: Connection) -> None:
+        """Write the entry anew: it may be lost, or another's. A newer connection elsewhere is a rival."""
+        if not self._write(connection, KEEP):
+            self.settled(connection, 0)
+
+    def _write(self, connection: Connection, why: str) -> bool:
+        session = connection.session
+        return self._put(
+            session.tag.decode("ascii"), session.device, session.connection_epoch, PresenceState.ONLINE,
+            session.connection_epoch, why, functools.partial(self._told, connection),
+        )  # fmt: skip
+
     def _told(self, connection: Connection, reply: bytes) -> None:
-        count, _, held = reply.partition(b" ")
-        if held:
-            entry = decode(held.decode("ascii", "replace"))
-            if entry and entry.gateway_id != self._gateway_id and entry.state is PresenceState.ONLINE:
-                self.rival(connection, entry)
+        count, epoch, held = reply.split(b" ", 2)
+        session = connection.session
+        raised = int(epoch) > session.connection_epoch
+        if raised:
+            session.connection_epoch = int(epoch)
+        rival = self._rival_of(connection, held) if held else None
+        if raised and not connection.is_open():  # its end went out under the lower epoch, and changed nothing
+            self.reconnecting(connection, rival)
+        elif rival is not None:
+            rival(epoch)
         self.settled(connection, int(count))
 
-    def reconnecting(self, connection: Connection) -> None:
+    def _rival_of(self, connection: Connection, held: bytes) -> Told | None:
+        entry = decode(held.decode("ascii", "replace"))
+        if entry is None or entry.gateway_id == self._gateway_id or entry.state is not PresenceState.ONLINE:
+            return None
+        return lambda _: self.rival(connection, entry)
+
+    def reconnecting(self, connection: Connection, told: Told | None = None) -> None:
         """The socket broke, or we sent the client away: it should be back within RECONNECTING_MS."""
         session = connection.session
         away = _Away(
@@ -120,7 +154,7 @@ class Presence:
             unix_ms(),
         )  # fmt: skip
         self._away.append(away)
-        self._put(away.tag, away.device, away.epoch, PresenceState.RECONNECTING, away.since_ms)
+        self._put(away.tag, away.device, away.epoch, PresenceState.RECONNECTING, away.since_ms, BREAK, told)
 
     def offline(self, connection: Connection) -> None:
         """The client said goodbye."""
@@ -158,20 +192,21 @@ class Presence:
             self._remove(*self._gone.popleft())
         connections = self._registry.connections()
         for connection in connections:
-            self.online(connection)
+            self.keep(connection)
             self.shown(connection)
         for away in self._away:
-            self._put(away.tag, away.device, away.epoch, PresenceState.RECONNECTING, away.since_ms)
+            self._put(away.tag, away.device, away.epoch, PresenceState.RECONNECTING, away.since_ms, BREAK)
         if connections or self._away:
             _log.info("presence_rewritten", entries=len(connections) + len(self._away))
 
     def _put(
-        self, tag: str, device: str, epoch: int, state: PresenceState, since_ms: int, told: Told | None = None
-    ) -> bool:
+        self, tag: str, device: str, epoch: int, state: PresenceState, since_ms: int, why: str,
+        told: Told | None = None,
+    ) -> bool:  # fmt: skip
         """False: Redis is away; the entry is written when it is back."""
         entry = encode(self._gateway_id, epoch, state, since_ms)
         if self._pipeline.connected and self._pipeline.push(
-            "EVAL", PUT, 1, presence_key(tag), device, epoch, entry, DEVICES_PER_USER_MAX, told=told
+            "EVAL", PUT, 1, presence_key(tag), device, epoch, entry, DEVICES_PER_USER_MAX, why, told=told
         ):
             return True
         self._stale = True

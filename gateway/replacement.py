@@ -1,7 +1,8 @@
 """One connection per device: the newer one replaces the older, on this process or on any other.
 
 Here the registry knows. Across processes presence does: whoever writes its entry over another process's tells that
-process, on a subject of its own; whoever finds a newer entry there closes itself. The connection epoch decides.
+process, on a subject of its own; whoever finds a newer entry there closes itself. The connection epoch decides;
+presence gives it out, so that it follows the order of arrival there and not the clocks of the hosts.
 """
 
 import asyncio
@@ -46,6 +47,7 @@ class Replacement:
     def __init__(self, bus: Bus, registry: Registry[Connection], presence: Presence) -> None:
         self._bus = bus
         self._registry = registry
+        self._presence = presence
         self._notices: set[asyncio.Task[None]] = set()
         presence.rival = self._rival
 
@@ -62,7 +64,9 @@ class Replacement:
             self._registry.remove(session.tag, connection)
             connection.close(Closes.REPLACED.code, Closes.REPLACED.reason)
         elif len(self._notices) < COMMANDS_IN_FLIGHT_MAX:
-            notice = encode(Replaced(session.tag, session.device, session.connection_epoch))
+            # Where the connection has ended since, it only overwrote the other's entry.
+            epoch = session.connection_epoch if connection.is_open() else 0
+            notice = encode(Replaced(session.tag, session.device, epoch))
             task = asyncio.get_running_loop().create_task(
                 self._bus.publish(replaced_subject(entry.gateway_id), notice)
             )
@@ -78,3 +82,6 @@ class Replacement:
             telemetry.BUS_BAD.inc()
             return
         replace(self._registry, notice.tag, notice.device, notice.epoch)
+        for connection in self._registry.find(notice.tag):
+            if connection.session.device == notice.device:  # a newer one, whose entry may have been overwritten
+                self._presence.keep(connection)

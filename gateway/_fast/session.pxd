@@ -23,7 +23,7 @@ cdef class Session:
         readonly str device
         readonly bytes tag
         unsigned char _id[16]
-        readonly int64_t connection_epoch
+        public int64_t connection_epoch
         public int64_t token_expiry_ms
         public int64_t token_issued_s
         public int64_t token_digest

@@ -26,7 +26,7 @@ class Session:
     no JSON. Memory is bounded by limits: FRAME_BYTES_MAX of a message in parts, UNACKED_PER_CONNECTION_MAX
     unacked entries, and whatever the caller queued since the last take()."""
 
-    # Read-only, but for the token_ fields and blocked.
+    # Read-only, but for connection_epoch (presence may raise it), the token_ fields and blocked.
     tenant: str
     user: str
     device: str

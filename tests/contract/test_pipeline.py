@@ -1,45 +1,12 @@
 """One contract: the memory twin, Valkey, the master of a Sentinel, a cluster; the presence scripts run on all."""
 
 import secrets
-from collections.abc import AsyncIterator
 
 import pytest
 
-from devstack.servers import Servers
-from gateway.pipeline import Pipeline, PipelineError, RedisPipeline
-from gateway.presence import PUT, REMOVE
-from gateway.redis_cluster import ClusterPipeline
+from gateway.pipeline import Pipeline, PipelineError
+from gateway.presence import BREAK, CONNECT, KEEP, PUT, REMOVE
 from notification.errors import Unavailable
-from notification.redis_address import parse
-from notification.settings import Settings
-from tests.twins.pipeline import MemoryPipeline, Store
-
-
-@pytest.fixture(
-    params=["twin", *(pytest.param(kind, marks=pytest.mark.stack) for kind in ("valkey", "sentinel", "cluster"))]
-)
-def url(request: pytest.FixtureRequest) -> str:
-    """Where Valkey is; empty for the twin."""
-    if request.param == "twin":
-        return ""
-    if request.param != "valkey":
-        return str(
-            request.getfixturevalue({"sentinel": "shared_sentinels", "cluster": "shared_cluster"}[request.param])
-        )
-    embedded: tuple[Settings, Servers] = request.getfixturevalue("embedded")
-    return embedded[0].redis_url
-
-
-@pytest.fixture
-async def pipeline(url: str) -> AsyncIterator[Pipeline]:
-    made: MemoryPipeline | RedisPipeline | ClusterPipeline
-    if not url:
-        made = MemoryPipeline(Store())
-    else:
-        made = ClusterPipeline(parse(url)) if url.startswith("cluster") else RedisPipeline(parse(url))
-        await made.start(30)
-    yield made
-    await made.close()
 
 
 @pytest.fixture
@@ -86,13 +53,39 @@ async def test_streams(pipeline: Pipeline, key: str) -> None:
     await pipeline.call("DEL", key)
 
 
-async def test_a_newer_entry_survives_an_older_put(pipeline: Pipeline, key: str) -> None:
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5", 16) == b"1 "
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 4, "g-0 4 ONLINE 4", 16) == b"1 g-1 5 ONLINE 5"
+async def put(pipeline: Pipeline, key: str, entry: str, why: str) -> str:
+    """The reply of PUT without the count."""
+    epoch = int(entry.split(" ")[1])
+    reply: bytes = await pipeline.call("EVAL", PUT, 1, key, "phone", epoch, entry, 16, why)
+    return reply.decode().removeprefix("1 ")
+
+
+async def test_who_connects_now_is_the_newest_whatever_its_clock_says(pipeline: Pipeline, key: str) -> None:
+    ahead, behind = 1_795_468_853_000, 1_795_468_850_000
+    assert await put(pipeline, key, f"g-1 {ahead} ONLINE 5", CONNECT) == f"{ahead} "
+    assert await put(pipeline, key, f"g-0 {behind} ONLINE 4", CONNECT) == f"{ahead + 1} g-1 {ahead} ONLINE 5"
+    assert await pipeline.call("HGET", key, "phone") == f"g-0 {ahead + 1} ONLINE 4".encode()
+    assert await put(pipeline, key, f"g-1 {ahead} RECONNECTING 9", BREAK) == f"0 g-0 {ahead + 1} ONLINE 4"
+    assert await pipeline.call("EVAL", REMOVE, 1, key, "phone", f"g-1 {ahead} ") == 0
+    assert (
+        await put(pipeline, key, f"g-0 {ahead + 1} RECONNECTING 9", BREAK)
+        == f"{ahead + 1} g-0 {ahead + 1} ONLINE 4"
+    )
+    assert await put(pipeline, key, "g-0 7 ONLINE 7", CONNECT) == f"{ahead + 2} g-0 {ahead + 1} RECONNECTING 9"
+    assert await put(pipeline, key, f"g-2 {ahead + 9} ONLINE 7", CONNECT) == f"{ahead + 9} g-0 {ahead + 2} ONLINE 7"
+    assert await pipeline.call("HGET", key, "phone") == f"g-2 {ahead + 9} ONLINE 7".encode()
+
+
+async def test_what_is_kept_gives_way_to_a_newer_connection_only(pipeline: Pipeline, key: str) -> None:
+    assert await put(pipeline, key, "g-1 5 ONLINE 5", KEEP) == "5 "
+    assert await put(pipeline, key, "g-1 5 ONLINE 5", KEEP) == "5 g-1 5 ONLINE 5"
+    assert await put(pipeline, key, "g-0 4 ONLINE 4", KEEP) == "0 g-1 5 ONLINE 5"
     assert await pipeline.call("HGET", key, "phone") == b"g-1 5 ONLINE 5"
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 RECONNECTING 9", 16) == b"1 g-1 5 ONLINE 5"
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 6, "g-2 6 ONLINE 6", 16) == b"1 g-1 5 RECONNECTING 9"
-    assert await pipeline.call("HGET", key, "phone") == b"g-2 6 ONLINE 6"
+    assert await put(pipeline, key, "g-0 5 ONLINE 4", KEEP) == "6 g-1 5 ONLINE 5"
+    assert await put(pipeline, key, "g-0 3 ONLINE 3", KEEP) == "7 g-0 6 ONLINE 4"
+    assert await put(pipeline, key, "g-0 7 RECONNECTING 8", BREAK) == "7 g-0 7 ONLINE 3"
+    assert await put(pipeline, key, "g-1 5 ONLINE 5", KEEP) == "8 g-0 7 RECONNECTING 8"
+    assert await pipeline.call("HGET", key, "phone") == b"g-1 8 ONLINE 5"
 
 
 async def test_a_pushed_command_tells_its_reply(pipeline: Pipeline, key: str) -> None:
@@ -105,7 +98,7 @@ async def test_a_pushed_command_tells_its_reply(pipeline: Pipeline, key: str) ->
 
 
 async def test_only_ones_own_entry_is_removed(pipeline: Pipeline, key: str) -> None:
-    await pipeline.call("EVAL", PUT, 1, key, "phone", 1_795_468_850_347, "g-1 1795468850347 ONLINE 5", 16)
+    await pipeline.call("EVAL", PUT, 1, key, "phone", 1_795_468_850_347, "g-1 1795468850347 ONLINE 5", 16, KEEP)
     assert await pipeline.call("EVAL", REMOVE, 1, key, "phone", "g-1 179546885034 ") == 0
     assert await pipeline.call("EVAL", REMOVE, 1, key, "phone", "g-2 1795468850347 ") == 0
     assert await pipeline.call("EVAL", REMOVE, 1, key, "other", "g-1 1795468850347 ") == 0
@@ -114,35 +107,37 @@ async def test_only_ones_own_entry_is_removed(pipeline: Pipeline, key: str) -> N
 
 
 async def test_an_entry_nobody_understands_is_replaced(pipeline: Pipeline, key: str) -> None:
-    await pipeline.call("HSET", key, "phone", "what is this")
-    assert await pipeline.call("EVAL", PUT, 1, key, "phone", 5, "g-1 5 ONLINE 5", 16) == b"1 what is this"
-    assert await pipeline.call("HGET", key, "phone") == b"g-1 5 ONLINE 5"
+    for nonsense in ("what is this", f"g-2 {'9' * 400} ONLINE 5"):
+        await pipeline.call("HSET", key, "phone", nonsense)
+        assert await put(pipeline, key, "g-1 5 ONLINE 5", CONNECT) == f"5 {nonsense}"
+        assert await pipeline.call("HGET", key, "phone") == b"g-1 5 ONLINE 5"
 
 
 async def test_devices_are_counted_when_there_are_many(pipeline: Pipeline, key: str) -> None:
     for device, state, few, online in (("a", "ONLINE", 2, 1), ("b", "RECONNECTING", 2, 2), ("c", "ONLINE", 2, 2)):
         entry = f"g 1 {state} 1"
-        assert await pipeline.call("EVAL", PUT, 1, key, device, 1, entry, few) == f"{online} ".encode()
+        assert await pipeline.call("EVAL", PUT, 1, key, device, 1, entry, few, KEEP) == f"{online} 1 ".encode()
 
 
 async def test_ever_new_devices_leave_no_entries(pipeline: Pipeline, key: str) -> None:
     """Those that are one too many are counted, and neither kept nor waited for."""
 
     async def put(device: str, state: str) -> bytes:
-        reply = await pipeline.call("EVAL", PUT, 1, key, device, 1, f"g 1 {state} 1", 2)
+        why = CONNECT if state == "ONLINE" else BREAK
+        reply = await pipeline.call("EVAL", PUT, 1, key, device, 1, f"g 1 {state} 1", 2, why)
         assert isinstance(reply, bytes)
         return reply
 
-    assert [await put(device, "ONLINE") for device in "ab"] == [b"1 ", b"2 "]
+    assert [await put(device, "ONLINE") for device in "ab"] == [b"1 1 ", b"2 1 "]
     for device in "cdef":
-        assert await put(device, "ONLINE") == b"3 "
+        assert await put(device, "ONLINE") == b"3 1 "
         assert await pipeline.call("HGET", key, device) is None
         await put(device, "RECONNECTING")
     assert await pipeline.call("HLEN", key) == 3
-    assert await put("a", "RECONNECTING") == b"2 g 1 ONLINE 1"
+    assert await put("a", "RECONNECTING") == b"2 1 g 1 ONLINE 1"
     assert await pipeline.call("HGET", key, "a") is None
     for number in range(5):
-        assert await put(f"tab{number}", "ONLINE") == b"2 "
+        assert await put(f"tab{number}", "ONLINE") == b"2 1 "
         await put(f"tab{number}", "RECONNECTING")
     assert await pipeline.call("HLEN", key) == 2
     assert await pipeline.call("HGET", key, "b") == b"g 1 ONLINE 1"

@@ -16,6 +16,19 @@ def _bytes(value: Argument) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
 
+def _epoch(wanted: int, entry: bytes, held: bytes, why: str) -> int:
+    """Which epoch PUT gives; 0: it does not write."""
+    match = re.match(rb"(\S+) (\d{1,15}) (\S+) ", held)
+    if match is None or int(match[2]) < wanted:
+        return wanted
+    ours, at = match[1] == entry.split(b" ")[0], int(match[2])
+    if why != presence.CONNECT and ours and at == wanted:
+        return wanted
+    if why == presence.CONNECT or (why == presence.KEEP and (ours or at == wanted or match[3] != b"ONLINE")):
+        return at + 1
+    return 0
+
+
 class Store:
     """What a Redis server is to its clients. `up = False` takes it away; flush() loses everything."""
 
@@ -98,22 +111,21 @@ class Store:
             return self._hdel(key, device) if (self._hget(key, device) or b"").startswith(ours) else 0
         raise PipelineError("ERR unknown script")
 
-    def _put(self, key: bytes, device: bytes, epoch: bytes, entry: bytes, most: bytes) -> bytes:
+    def _put(self, key: bytes, device: bytes, wanted: bytes, entry: bytes, most: bytes, why: bytes) -> bytes:
         held = self._hget(key, device)
-        newer = re.match(rb"\S+ (\d+) ", held or b"")
-        away = b" RECONNECTING " in entry
-        if newer is None or int(newer[1]) <= int(epoch):
-            if away and len(self.hashes.get(key, ())) > int(most):
-                self._hdel(key, device)
-            else:
-                self._hset(key, device, entry)
+        epoch = _epoch(int(wanted), entry, held or b"", why.decode())
+        ends = why.decode() == presence.BREAK
+        if epoch and ends and len(self.hashes.get(key, ())) > int(most):
+            self._hdel(key, device)
+        elif epoch:
+            self._hset(key, device, entry.replace(b" %b " % wanted, b" %d " % epoch, 1))
         entries = self.hashes.get(key, {}).values()
         count = len(entries)
         if count > int(most):
             count = sum(b" ONLINE " in entry for entry in entries)
-            if count > int(most) and held is None and not away:
+            if count > int(most) and held is None and not ends:
                 self._hdel(key, device)
-        return b"%d %b" % (count, held or b"")
+        return b"%d %d %b" % (count, epoch, held or b"")
 
 
 class MemoryPipeline:

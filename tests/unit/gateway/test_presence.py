@@ -26,6 +26,10 @@ class FakeSession:
 @dataclass
 class FakeConnection:
     session: FakeSession
+    open: bool = True
+
+    def is_open(self) -> bool:
+        return self.open
 
 
 def connection(device: str = "phone", epoch: int = 100) -> Connection:

@@ -29,6 +29,9 @@ class FakeConnection:
     session: FakeSession
     closed: list[int] = field(default_factory=list)
 
+    def is_open(self) -> bool:
+        return not self.closed
+
     def close(self, code: int, reason: str) -> None:
         self.closed.append(code)
 
@@ -82,12 +85,14 @@ async def test_the_newer_connection_closes_the_older_on_another_process(
     assert entry(store).startswith(b"g-1-B 200 ONLINE")
 
 
-async def test_whoever_comes_late_with_an_older_epoch_closes_itself(
+async def test_whoever_kept_on_beside_a_newer_connection_closes_itself(
     processes: tuple[Process, Process, Store],
 ) -> None:
     one, two, store = processes
     newer = one.connect("phone", 200)
-    older = two.connect("phone", 100)
+    older = FakeConnection(FakeSession("phone", 100))
+    two.registry.add(TAG, older)
+    two.presence.keep(cast(Connection, older))
     await settle(one, two)
     assert older.closed == [4409]
     assert newer.closed == []
