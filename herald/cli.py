@@ -15,7 +15,7 @@ from herald.commands.tenant import tenant
 from herald.commands.token import token
 from herald.console import close_stdout, complain, file_fault
 from herald.errors import FAILED, INTERRUPTED, OK, USAGE
-from notification.errors import HeraldError, InvalidInput, SettingsError
+from notification.errors import Conflict, HeraldError, InvalidInput, SettingsError
 
 _EPILOG = """\b
 Examples:
@@ -53,9 +53,16 @@ def run(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a full disk can still be told
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return USAGE
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        complain(error.format_message() + (f" (`{context.command_path} --help`)" if context else ""))
+        return USAGE
+    except Conflict as error:
+        complain(str(error))
+        return FAILED
     except (InvalidInput, SettingsError) as error:
         complain(str(error))
         return USAGE

@@ -3,6 +3,7 @@
 HeraldError
 ├── SettingsError     the operator's configuration is wrong; names the key and the fix
 ├── InvalidInput      a caller's value breaks a rule; names the field
+│   └── Conflict      the value is well formed, but the database says no: taken already, or not there
 ├── BusError
 │   ├── NoResponders  nobody listens on the subject: that gateway is gone
 │   ├── BusTimeout    no answer within the deadline
@@ -30,6 +31,10 @@ class InvalidInput(HeraldError):
         super().__init__(f"{field}: {rule}")
         self.field = field
         self.rule = rule
+
+
+class Conflict(InvalidInput):
+    """A well-formed value that what is stored forbids: it is taken already, or names nothing that exists."""
 
 
 class BusError(HeraldError):

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import asyncpg
 
-from notification.errors import InvalidInput
+from notification.errors import Conflict, InvalidInput
 from notification.ids import check_token, check_user
 from notification.limits import (
     JTI_BYTES_MAX,
@@ -155,7 +155,7 @@ class Operations:
                     _NEW_TENANT, tenant, name, list(origins), new_tenant_key(master, tenant), FIRST_VERSION
                 )
             except asyncpg.UniqueViolationError as error:
-                raise InvalidInput("tenant", f"{tenant} exists already") from error
+                raise Conflict("tenant", f"{tenant} exists already") from error
             for key in keys:
                 sealed = seal_issuer_key(master, tenant, key.issuer, key.kid, key.key)
                 try:
@@ -164,12 +164,12 @@ class Operations:
                     )
                 except asyncpg.UniqueViolationError as error:
                     kid = f" with kid {key.kid!r}" if key.kid else ""
-                    raise InvalidInput("issuer", f"{key.issuer}{kid} is taken already") from error
+                    raise Conflict("issuer", f"{key.issuer}{kid} is taken already") from error
             for one in publishers:
                 try:
                     await connection.execute(_NEW_PUBLISHER, tenant, one.issuer, one.audience, one.jwks_url)
                 except asyncpg.UniqueViolationError as error:
-                    raise InvalidInput("issuer", f"{one.issuer} is taken already") from error
+                    raise Conflict("issuer", f"{one.issuer} is taken already") from error
 
     async def list_tenants(self) -> list[Tenant]:
         """Every tenant, by id."""
@@ -199,11 +199,11 @@ class Operations:
             await connection.execute(_EXPIRED, tenant)
             others = await connection.fetchval(_OTHERS, tenant, kind, value)
             if kind != TENANT and others >= REVOCATIONS_COUNT_MAX:
-                raise InvalidInput("tenant", f"{tenant} has {others} revocations; revoke all of its tokens instead")
+                raise Conflict("tenant", f"{tenant} has {others} revocations; revoke all of its tokens instead")
             try:
                 row = await connection.fetchrow(_REVOKE, tenant, kind, value, life_s)
             except asyncpg.ForeignKeyViolationError as error:
-                raise InvalidInput("tenant", f"{tenant} does not exist") from error
+                raise Conflict("tenant", f"{tenant} does not exist") from error
         assert row is not None
         if kind != JTI:
             await asyncio.sleep(row["wait_s"])

@@ -19,12 +19,13 @@ TOKEN_LIFETIME_S: Final = 3_600
 
 
 @click.command(
+    short_help="Print a user's notifications as they arrive.",
     epilog="""\b
 Examples:
   herald listen --tenant demo --user ann
   herald listen --tenant demo --user ann --device laptop --count 1 --timeout 10 --json
   herald listen --tenant shop --user ann --url wss://push.example.com/ws/connect --token-file ann.jwt
-"""
+""",
 )
 @tenant_option
 @click.option("--user", required=True, metavar="ID", help="User id.")

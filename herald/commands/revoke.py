@@ -11,12 +11,13 @@ from notification.messages import JTI, TENANT, USER
 
 
 @click.command(
+    short_help="Refuse tokens and close their connections.",
     epilog="""\b
 Examples:
   herald revoke --tenant shop --jti 0b7a6f0e-6a51-4a53-9c1d-6f1f6ad5c9f3
   herald revoke --tenant shop --user ann --json
   herald revoke --tenant shop --all --expires-in 86400
-"""
+""",
 )
 @tenant_option
 @click.option("--jti", metavar="JTI", help="The one token with this `jti`.")
@@ -49,6 +50,6 @@ def revoke(
     if as_json:
         print_json(row)
     else:
-        what = {JTI: "the token", USER: "the user's tokens", TENANT: "all tokens"}[kind]
-        click.echo(f"{what} of tenant {tenant} revoked; gateways know within 5 seconds")
+        what = {JTI: "the token", USER: f"all tokens of user {user}", TENANT: "all tokens"}[kind]
+        click.echo(f"{what} of tenant {tenant} revoked until {row['expires_at']}; gateways know within 5 seconds")
     return OK

@@ -8,11 +8,12 @@ from herald.tokens import LIFETIME_S_DEFAULT, LIFETIME_S_MAX, mint
 
 
 @click.command(
+    short_help="Print a token of a user, for development and tests.",
     epilog="""\b
 Examples:
   herald token --tenant demo --user ann
   herald token --tenant demo --user ann --device laptop --expires-in 300 --json
-"""
+""",
 )
 @tenant_option
 @click.option("--user", required=True, metavar="ID", help="User id: the token's `sub`.")

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import jsonschema
@@ -80,10 +81,16 @@ def test_events_pass_the_worker_and_its_schema() -> None:
         jsonschema.Draft202012Validator(schema).validate(json.loads(text))
 
 
-def test_the_confluent_example_makes_an_event() -> None:
+def test_the_confluent_examples_compile_and_make_an_event() -> None:
+    from worker import event
+
     text = (ROOT / "docs" / "events.md").read_text("utf-8")
-    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    compile(block, "docs/events.md", "exec")
+    producing, consuming = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    compile(consuming, "docs/events.md", "exec")
+    made = re.sub(r"^producer.*$", "", producing, flags=re.MULTILINE)  # the event alone: nothing is connected
+    names: dict[str, Any] = {}
+    exec(made, names)
+    event.check(event.decode(json.dumps(names["event"]).encode()))
 
 
 def test_client_frames_decode_and_none_is_left_out() -> None:

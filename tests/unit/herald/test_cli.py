@@ -83,6 +83,7 @@ def test_usage_errors_exit_2_and_name_the_fix(herald: Herald, arguments: list[st
     result = herald(*arguments)
     assert result.code == 2
     assert says in result.err
+    assert len(result.err.splitlines()) == 1
     assert "Traceback" not in result.err
     assert "Errno" not in result.err
 
