@@ -59,7 +59,7 @@ clean: ## Wipe .herald: the data, logs and secrets of make run
 	@rm -rf .herald
 	@echo "wiped .herald"
 
-install: $(BUILT)
+install: $(BUILT) ## Install Herald and what its tests need into .venv
 
 # Lines of pip that tell what it is doing; its errors come through on stderr.
 PIP_STEPS := grep --line-buffered -E '^(Collecting|Downloading .*MB|Building wheel|Building editable|Installing collected|Successfully)' | cut -c 1-110

@@ -38,14 +38,23 @@ def check(context: click.Context, as_json: bool) -> None:
         for key, value, source, doc in rows:
             print_json({"key": key, "value": value, "source": source, "doc": doc})
         return
+    texts = [
+        (key, str(value).lower() if isinstance(value, bool) else str(value), *rest) for key, value, *rest in rows
+    ]
+    if not sys.stdout.isatty():  # a pipe gets whole lines, for cut and awk
+        for row in texts:
+            click.echo("\t".join(row))
+        return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("key", "value", "source", "doc", box=None, pad_edge=False, header_style="bold")
-    for key, value, source, doc in rows:
-        table.add_row(key, str(value).lower() if isinstance(value, bool) else str(value), source, doc)
-    # Texts hold brackets and addresses: nothing in them is markup. A pipe gets whole lines.
-    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240).print(table)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("key", "value", "source", "doc"):
+        table.add_column(name, overflow="fold")
+    for row in texts:
+        table.add_row(*row)
+    # Texts hold brackets and addresses: nothing in them is markup.
+    Console(markup=False, highlight=False).print(table)
 
 
 def _shown(value: str | int | bool) -> str | int | bool:

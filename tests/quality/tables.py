@@ -20,7 +20,8 @@ BLOCK: Final = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re
 # Reasons of dead letters, in words for the sender (worker/admission.py Reason).
 DEAD_LETTERS: Final = {
     "not_json": "the value is not one JSON object in UTF-8, or there is no value",
-    "schema": "an unknown field, another type, or a value that breaks its rule; `detail` names the field",
+    "schema": "an unknown field, another type, or a value that breaks its rule; `detail` names the field, but "
+    "of an unknown one only the object that it is in",
     "payload_too_large": f"the payload is over {limits.PAYLOAD_BYTES_MAX:,} bytes of compact UTF-8 JSON, "
     f"or the record over {limits.EVENT_BYTES_MAX:,} bytes",
     "bad_id": "`id` is not a UUIDv7, or its time is too far from the record's time",
