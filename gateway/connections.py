@@ -212,8 +212,9 @@ class Connections:
         connection.close(close.code, close.reason)
 
     def _admit(self, connection: Connection, identity: Identity, device: str | None, cursor: Cursor | None) -> None:
-        if self._edge.revoked(identity):  # since the door looked: the eviction that followed did not see this one
-            self._refuse(connection, Refusals.REVOKED)
+        # Since the door looked; the eviction that followed did not see this one.
+        if (refusal := self._edge.refusal(identity)) is not None:
+            self._refuse(connection, refusal)
             return
         epoch = unix_ms()
         session_id = new_uuid7_bytes(epoch)

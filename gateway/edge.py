@@ -128,9 +128,11 @@ class Edge:
     def origin_allowed(self, tenant: str, origin: str) -> bool:
         return self._keys.origin_allowed(tenant, origin)
 
-    def revoked(self, identity: Identity) -> bool:
-        """Was the token revoked since it was verified?"""
-        return self._revocations.revoked(identity)
+    def refusal(self, identity: Identity) -> Refusal | None:
+        """What has barred a token since it was verified: it was revoked, or its tenant suspended."""
+        if self._revocations.revoked(identity):
+            return Refusals.REVOKED
+        return Refusals.SUSPENDED if self._keys.suspended(identity.tenant) else None
 
     def barred(self, session: Session) -> bool:
         """May this connection not stay: its token revoked, its tenant suspended or gone?"""
@@ -234,9 +236,9 @@ class Answered:
         self._outcome = outcome
 
     def verify(self, token: str) -> Identity | Refusal:
-        """The answer, unless the token was revoked since."""
-        if isinstance(self._outcome, Identity) and self._edge.revoked(self._outcome):
-            return Refusals.REVOKED
+        """The answer, unless the token was revoked or its tenant suspended since."""
+        if isinstance(self._outcome, Identity):
+            return self._edge.refusal(self._outcome) or self._outcome
         return self._outcome
 
     def origin_allowed(self, tenant: str, origin: str) -> bool:

@@ -82,6 +82,7 @@ BUS_PENDING_MESSAGES_MAX: Final = 8_192  # per subscription; past it nats-py dro
 BUS_PENDING_BYTES_MAX: Final = 64 * 1_024 * 1_024
 INBOX_DEADLINE_MS: Final = 2_000
 INBOX_IN_FLIGHT_MAX: Final = 64  # per inbox process; above it the answer is "busy"
+INBOX_COMMANDS_IN_FLIGHT_MAX: Final = 48  # of them what clients ask for, so that fills and the edge have places
 EDGE_POLL_MS: Final = 3_500  # edge snapshot version compared this often, where no hint of a change came
 EDGE_PAGE_BYTES_MAX: Final = 300 * 1_024  # of the tenants in one edge reply; what one tenant may need at most
 EDGE_PAGE_TENANTS_COUNT_MAX: Final = 500  # read for one edge reply
@@ -238,6 +239,7 @@ assert AUTH_SERVICE_WAIT_MS_MAX + AUTH_SERVICE_DEADLINE_MS < AUTH_DEADLINE_MS
 assert AUTH_SERVICE_REQUESTS_COUNT_MAX <= DESCRIPTORS_RESERVED / 2
 assert AUTH_SERVICE_REQUESTS_COUNT_MAX <= AUTH_SERVICE_QUESTIONS_COUNT_MAX <= DOORS_HELD_MAX
 assert FILLS_IN_FLIGHT_MAX <= INBOX_IN_FLIGHT_MAX
+assert INBOX_COMMANDS_IN_FLIGHT_MAX < INBOX_IN_FLIGHT_MAX
 assert DRAIN_LISTEN_MS < DRAIN_WINDOW_MS
 assert PROXY_HEADER_BYTES_MAX <= HEADER_BYTES_MAX
 assert REDIS_REPLY_DEPTH_MAX <= 16  # WALK_LEVELS of gateway/_fast/resp.pxd

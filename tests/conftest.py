@@ -39,8 +39,13 @@ def kafka_kind() -> type[Server]:
 
 @pytest.fixture(autouse=True)
 def logs_as_they_come() -> None:
-    """A test that runs an entry point in this process configures logging: the next test starts anew."""
+    """A test that runs an entry point in this process configures logging: the next test starts anew.
+
+    Tracebacks come plain, as in production: drawing one with its variables takes seconds.
+    """
     structlog.reset_defaults()
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Role inbox: answers gateways over the bus: fills, state changes, pages, the edge snapshot.
 
-A queue group, so any inbox process answers. Each request has INBOX_DEADLINE_MS; above INBOX_IN_FLIGHT_MAX at once,
+A queue group, so any inbox process answers. Each request has INBOX_DEADLINE_MS; above INBOX_IN_FLIGHT_MAX at once
+(INBOX_COMMANDS_IN_FLIGHT_MAX of them pages and state changes, which clients may ask for as often as they like),
 while PostgreSQL is away, or when a request fails for a reason nobody foresaw (which is logged), the answer is
 Failure("busy") and the gateway asks again later. A request that breaks a rule gets Failure("bad_frame").
 """
@@ -16,7 +17,13 @@ from notification.bus import Bus
 from notification.errors import InvalidInput
 from notification.frames import StateFrame
 from notification.ids import check_token, check_user
-from notification.limits import BUS_MESSAGE_BYTES_MAX, FILLS_COUNT_MAX, INBOX_DEADLINE_MS, INBOX_IN_FLIGHT_MAX
+from notification.limits import (
+    BUS_MESSAGE_BYTES_MAX,
+    FILLS_COUNT_MAX,
+    INBOX_COMMANDS_IN_FLIGHT_MAX,
+    INBOX_DEADLINE_MS,
+    INBOX_IN_FLIGHT_MAX,
+)
 from notification.messages import (
     EdgeRequest,
     Failure,
@@ -53,6 +60,7 @@ _KINDS: Final = {
     INBOX_PAGE: PageRequest,
     INBOX_EDGE: EdgeRequest,
 }
+_COMMANDS: Final = frozenset({INBOX_STATE, INBOX_PAGE})
 _NO_ID: Final = bytes(16)
 
 
@@ -69,6 +77,7 @@ class Inbox:
         self._presence = presence
         self._clock = clock
         self._in_flight = 0
+        self._commands_in_flight = 0
 
     async def start(self) -> None:
         """Join the queue group."""
@@ -78,14 +87,19 @@ class Inbox:
     async def handle(self, subject: str, data: bytes) -> bytes:
         """Bytes of an InboxRequest in, bytes of its reply or of a Failure out."""
         kind = subject.rpartition(".")[2]
-        if self._in_flight >= INBOX_IN_FLIGHT_MAX:
+        command = subject in _COMMANDS
+        if self._in_flight >= INBOX_IN_FLIGHT_MAX or (
+            command and self._commands_in_flight >= INBOX_COMMANDS_IN_FLIGHT_MAX
+        ):
             telemetry.INBOX_REQUESTS.labels(kind, "busy").inc()
             return messages.encode(Failure("busy"))
         self._in_flight += 1
+        self._commands_in_flight += command
         try:
             reply = await self._answer(subject, data)
         finally:
             self._in_flight -= 1
+            self._commands_in_flight -= command
         answer = messages.encode(reply)
         if len(answer) > BUS_MESSAGE_BYTES_MAX:  # NATS would not take it, and who asked would wait in vain
             _log.error("reply_too_large", subject=subject, bytes=len(answer))

@@ -117,7 +117,7 @@ async def test_drain(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
             async with world.client("carl"):
                 pass
         assert refused.value.response.status_code == 503
-        assert (await world.gateway._health.health())[0] == 503
+        assert (await world.gateway._health.health("127.0.0.1"))[0] == 503
         assert await world.send("nobody", world.log.add("nobody")) == [ReceiptCode.STALE]
         await ann.ack(frame)
         delays = [(await app.read("goaway"))["delay_ms"] for app in (ann, bob)]

@@ -9,6 +9,7 @@ import pytest
 from notification import batch, frames, messages
 from notification.ids import new_uuid7
 from notification.limits import (
+    INBOX_COMMANDS_IN_FLIGHT_MAX,
     INBOX_IN_FLIGHT_MAX,
 )
 from notification.messages import (
@@ -22,7 +23,7 @@ from notification.messages import (
     StateReply,
     StateRequest,
 )
-from notification.names import INBOX_RESUME, gateway_subject, user_tag
+from notification.names import INBOX_PAGE, INBOX_RESUME, gateway_subject, user_tag
 from notification.settings import Settings
 from tests.stack.inboxes import World, open_world, question
 
@@ -169,6 +170,19 @@ async def test_what_nobody_foresaw_is_answered_at_once(world: World, monkeypatch
     async with asyncio.timeout(20):
         assert await world.ask(request) == Failure("busy")
     assert isinstance(await world.fill(), FillReply)
+
+
+async def test_what_clients_ask_for_leaves_places_for_fills_and_the_edge(world: World) -> None:
+    page = messages.encode(PageRequest(world.tenant, "ann", b"", 1))
+    pages = [asyncio.create_task(world.inbox.handle(INBOX_PAGE, page)) for _ in range(INBOX_IN_FLIGHT_MAX)]
+    fill = asyncio.create_task(
+        world.inbox.handle(INBOX_RESUME, messages.encode(FillsRequest([question(world.tenant, "ann")])))
+    )
+    replies = [messages.decode_reply(answer) for answer in await asyncio.gather(*pages)]
+    busy = [reply for reply in replies if reply == Failure("busy")]
+    assert len(busy) >= INBOX_IN_FLIGHT_MAX - INBOX_COMMANDS_IN_FLIGHT_MAX
+    assert len(busy) < len(replies)
+    assert isinstance(messages.decode_reply(await fill), FillsReply)
 
 
 async def test_above_its_bound_it_is_busy_and_below_it_answers_all(world: World) -> None:
