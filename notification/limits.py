@@ -147,6 +147,7 @@ READ_BUFFER_BYTES: Final = 2_048  # of one connection, where the carrier is pico
 ENGINE_READ_BYTES: Final = 65_536  # one read of the engine, into the one buffer of the process
 ENGINE_EVENTS_COUNT_MAX: Final = 256  # of one turn, then NATS, Redis and timers have theirs: 256 x 10 µs < 3 ms
 ENGINE_ACCEPTS_COUNT_MAX: Final = 64  # of one turn: a connect costs several events' time
+UPGRADE_HOLD_MS: Final = 50  # a 101 waits this long for the welcome, to leave with it in one send
 ENGINE_ACCEPT_PAUSE_MS: Final = 100  # out of descriptors: the backlog waits this long
 TOKEN_BYTES_MAX: Final = 8_192
 TOKEN_LEEWAY_S: Final = 30

@@ -11,7 +11,10 @@ cdef class Engine(Doors):
         Acks _acks  # the policy's
         list _gone  # connections whose socket is gone and whose policy does not know it yet
         bint _reaping
+        list _held  # connections whose 101 waits for their first frame
 
+    cdef int _hold(self, EngineConnection connection) except -1
+    cpdef object _release(self)
     cdef int _send(self, Slot* slot, Session session) except -1
     cdef int _message(self, EngineConnection connection, bytes text) except -1
     cdef int _fault(self, EngineConnection connection, int code, str reason) except -1
@@ -29,6 +32,7 @@ cdef class EngineConnection:
         Slot* _slot  # NULL once the socket is another's or nobody's
         str _peer
         bint _clean
+        bint _greeting  # the 101 waits in the slot's outbox, and nothing was sent yet
 
     cpdef flush(self)
     cpdef abort(self)

@@ -17,9 +17,10 @@ from gateway._fast.doors cimport Doors
 from gateway._fast.framing cimport FRAME_FAULT, FrameHeader, frame_header, frame_unmask
 from gateway._fast.outbox cimport PIECES, outbox_pieces
 from gateway._fast.peers cimport Peers
-from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, PHASE_LIVE, Session
+from gateway._fast.session cimport PHASE_CLOSED, PHASE_CLOSING, PHASE_LIVE, PHASE_RESUMING, Session
 from gateway._fast.slots cimport (
-    QUEUE_CLOSING, SLOT_JUDGED, SLOT_OPEN, Slot, buffer_append, buffer_bytes, buffer_count, queue_leave, slot_find,
+    QUEUE_CLOSING, SLOT_JUDGED, SLOT_OPEN, Slot, buffer_append, buffer_bytes, buffer_count, buffer_set,
+    queue_leave, slot_find,
 )
 from gateway._fast.sockets cimport EAGAIN, EINTR, errno, monotonic_ms, send_pieces, unix_ms
 
@@ -31,6 +32,7 @@ INTERNAL = (1011, "internal error")
 
 cdef:
     Py_ssize_t _FRAME_BYTES_MAX = _limits.FRAME_BYTES_MAX
+    object _UPGRADE_HOLD_S = _limits.UPGRADE_HOLD_MS / 1_000
 
 
 cdef class Engine(Doors):
@@ -43,6 +45,7 @@ cdef class Engine(Doors):
         self._policy = policy
         self._acks = policy.acks
         self._gone = []
+        self._held = []
         Doors.__init__(self, loop, doorkeeper, sockets_max, head_deadline_ms, peers, proxied)
 
     def connections(self):
@@ -69,18 +72,20 @@ cdef class Engine(Doors):
         slot.owner = <void*>connection
         Py_INCREF(connection)
         self._open += 1
-        if not self._write(slot, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
-            connection.session.end()  # never opened: nobody is to hear of its end
-            self._gone.remove(connection)
-            return False
         self._watch(slot)
+        if not buffer_append(&slot.outbox, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
+            raise MemoryError()
+        connection._greeting = True
         try:
             self._policy.opened(connection)
         except Exception as error:  # a fault of ours ends this connection only, as in message()
             self._failed(connection, error)
         finally:
             connection.ready = None
-        connection.flush()
+        if connection.session.phase == PHASE_RESUMING and connection.session._out_bytes == 0:
+            self._hold(connection)
+        else:
+            connection.flush()
         slot = slot_find(&self._table, handle)
         if slot != NULL and slot.state == SLOT_OPEN and slot.kept != NULL:
             count = buffer_count(slot.kept)
@@ -136,17 +141,47 @@ cdef class Engine(Doors):
             self._policy.acked(connection)
         return 0
 
+    cdef int _hold(self, EngineConnection connection) except -1:
+        """The 101 leaves with the first frame, in one send; alone once UPGRADE_HOLD_MS is over."""
+        self._held.append(connection)
+        if len(self._held) == 1:
+            self._loop.call_later(_UPGRADE_HOLD_S, self._release)
+        return 0
+
+    cpdef object _release(self):
+        """Nobody waits any longer. (Who came meanwhile waits a little less.)"""
+        cdef EngineConnection connection
+        cdef list held = self._held
+        self._held = []
+        for connection in held:
+            try:
+                connection.flush()
+            except Exception as error:  # the others wait too
+                self._failed(connection, error)
+
     cdef int _send(self, Slot* slot, Session session) except -1:
-        """What the session queued, as far as the socket takes it. False: the socket is gone, and so is the slot."""
-        cdef iovec pieces[PIECES]
-        cdef Py_ssize_t sent = send_pieces(slot.fd, pieces, outbox_pieces(session._outbox, pieces))
+        """What is left of the 101, then what the session queued, as far as the socket takes it. False: the socket
+        is gone, and so is the slot."""
+        cdef iovec pieces[PIECES + 1]
+        cdef Py_ssize_t head = buffer_count(slot.outbox)
+        cdef Py_ssize_t sent
+        if head:
+            pieces[0].iov_base = buffer_bytes(slot.outbox)
+            pieces[0].iov_len = head
+        sent = send_pieces(slot.fd, pieces, (head > 0) + outbox_pieces(session._outbox, pieces + (head > 0)))
         if sent < 0:
             if errno != EAGAIN and errno != EINTR:
                 self._drop(slot, False)
                 return False
             sent = 0
+        if head:
+            head = min(head, sent)
+            sent -= head
+            slot.outbox.start += head
+            if buffer_count(slot.outbox) == 0:
+                buffer_set(&slot.outbox, NULL, 0)
         session.sent(sent)
-        slot.full = session._out_bytes > 0
+        slot.full = session._out_bytes > 0 or slot.outbox != NULL
         self._watch(slot)
         return True
 
@@ -242,10 +277,9 @@ cdef class EngineConnection:
         if slot == NULL:
             session.discard()
             return
-        if session._out_bytes and not slot.full:
-            if slot.outbox != NULL:  # of the 101
-                slot.full = True
-            elif not self._engine._send(slot, session):
+        if (session._out_bytes or self._greeting) and not slot.full:
+            self._greeting = False
+            if not self._engine._send(slot, session):
                 session.discard()
                 return
         if slot.full and session.held():
