@@ -135,7 +135,7 @@ def _peers() -> None:
 @click.option("--per-s", default=2_500.0, show_default=True, help="Notifications a second.")
 @click.option("--hold-s", default=35.0, show_default=True, help="Seconds to hold them before.")
 def _connections(as_json: bool, **options: Any) -> None:
-    """Many live connections, then notifications to random users: all must arrive."""
+    """Many live connections, notifications to random users: all must arrive. Then a process is killed."""
     _measure(lambda progress: connections.run(connections.Options(**options), progress), as_json)
 
 

@@ -1,4 +1,5 @@
-"""connections: many live connections held by several gateway processes, then notifications to random users.
+"""connections: many live connections held by several gateway processes, notifications to random users, then one
+process is killed: its clients come back, and the others send some of theirs to the one that takes its place.
 
 What a worker does is done here by its own rules: presence in Redis says which process holds a user, one packed
 batch goes to each process. Everything shares the cores of the machine: latencies hold the clients' own time.
@@ -6,7 +7,9 @@ batch goes to each process. Everything shares the cores of the machine: latencie
 
 import asyncio
 import contextlib
+import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -20,13 +23,16 @@ from bench.report import Progress
 from bench.servers import INBOX_USED, Contestant, Stage, running
 from notification.batch import Item
 from notification.errors import Unavailable
-from notification.limits import DISPATCH_BATCH_ITEMS_MAX
+from notification.limits import BALANCE_RATIO_MAX, BALANCE_SLACK_COUNT, DISPATCH_BATCH_ITEMS_MAX
 from notification.names import PRIORITIES, gateway_subject
 
 _PER_CLIENT_PROCESS: Final = 16_000  # under RLIMIT_NOFILE of 20,000
 _CHUNK: Final = 2_048  # notifications that are sorted by process together
 _ARRIVE_S_MAX: Final = 60.0
 _RETURN_S_MAX: Final = 10.0
+_RESTART_S_MAX: Final = 60.0  # until everybody is back
+_EVEN_S_MAX: Final = 300.0  # the shares are to be even 5 minutes after a process died
+_EVEN_STEP_S: Final = 5.0
 
 
 class Options(NamedTuple):
@@ -51,7 +57,8 @@ class _Load(NamedTuple):
 
 
 async def run(options: Options, progress: Progress) -> dict[str, Any]:
-    """The report. Raises Unavailable when a connection failed, or a notification was lost or came twice."""
+    """The report. Raises Unavailable when a connection failed, a notification was lost or came twice, or the shares
+    of the processes stayed uneven after one was killed."""
     async with running(("engine",), options.processes) as (stage, up):
         gateway = up["engine"]
         empty = _look(gateway)
@@ -61,12 +68,13 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
             with progress.step("holding them, pings answered", options.hold_s) as advance:
                 await _hold(options.hold_s, advance)
             idle = _look(gateway)
-            before = await _all_there(loads, options.connections)
+            before = await _all_there(loads, options.connections, _RETURN_S_MAX)
             with progress.step("asking presence", 1):
                 owners = await stage.owners(range(options.connections))
             sent = await _notify(stage, loads, owners, options, progress)
             stats = [await load.stats() for load in loads]
             await gateway.settle(options.messages)
+            restart = await _restart(stage, gateway, loads, options, progress)
         acked = await gateway.acked()
     live = sum(one["live"] for one in stats)
     if live != options.connections or sent.lost or sent.repeated or acked != options.messages:
@@ -89,12 +97,49 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
         "sent_to_another_process": sum(one["returns"] for one in before),
         "pings_answered": sum(one["pings"] for one in before),
         "per_process": per_process, "max_to_min": per_process[-1] / per_process[0],
+        "restart": restart,
     }  # fmt: skip
 
 
-async def _all_there(loads: Sequence[Load], count: int) -> list[dict[str, Any]]:
-    """Wait for those who were sent to another process; each load's counters. Raises Unavailable."""
-    deadline_s = time.monotonic() + _RETURN_S_MAX
+async def _restart(
+    stage: Stage, gateway: Contestant, loads: Sequence[Load], options: Options, progress: Progress
+) -> dict[str, Any]:
+    """Kill one process; how long until everybody is back, and until the shares are even. Raises Unavailable."""
+    for load in loads:
+        await load.reset()
+    began_s = time.monotonic()
+    os.kill(random.choice(gateway.pids), signal.SIGKILL)  # noqa: S311 - no secret
+    with progress.step("one process killed: its clients come back", 1) as advance:
+        # The counters say that all are there until the first socket is found gone.
+        while not sum([(await load.stats())["drops"] for load in loads]):
+            if time.monotonic() > began_s + _RESTART_S_MAX:
+                raise Unavailable("no client noticed that a gateway process was killed")
+            await asyncio.sleep(0.05)
+        stats = await _all_there(loads, options.connections, _RESTART_S_MAX)
+        back_s = time.monotonic() - began_s
+        advance()
+    with progress.step("until the shares are even", _EVEN_S_MAX) as advance:
+        while True:
+            held = Counter(await stage.owners(range(options.connections), moving=True))
+            shares = sorted([*held.values(), *[0] * (options.processes - len(held))])
+            even = shares[-1] <= shares[0] * BALANCE_RATIO_MAX + BALANCE_SLACK_COUNT
+            if even or time.monotonic() > began_s + _EVEN_S_MAX:
+                break
+            await asyncio.sleep(_EVEN_STEP_S)
+            advance(_EVEN_STEP_S)
+    if not even:
+        raise Unavailable(f"{_EVEN_S_MAX:.0f} s after a process was killed the shares are {shares}")
+    stats = await _all_there(loads, options.connections, _RETURN_S_MAX)
+    return {
+        "lost_their_socket": sum(one["drops"] for one in stats), "all_back_s": back_s,
+        "even_after_s": time.monotonic() - began_s, "sent_to_another_process": sum(one["returns"] for one in stats),
+        "per_process": shares, "max_to_min": shares[-1] / max(1, shares[0]),
+    }  # fmt: skip
+
+
+async def _all_there(loads: Sequence[Load], count: int, seconds_max: float) -> list[dict[str, Any]]:
+    """Wait for those who come back; each load's counters. Raises Unavailable."""
+    deadline_s = time.monotonic() + seconds_max
     while True:
         stats = [await load.stats() for load in loads]
         if (live := sum(one["live"] for one in stats)) == count:
@@ -133,7 +178,7 @@ async def _connect(loads: Sequence[Load], options: Options, progress: Progress) 
         # In steps, so that the bar moves.
         while count:
             step = min(count, 1_000)
-            result = await load.connect_all(step, max(1, options.in_flight // len(loads)))
+            result = await load.connect_all(step, max(1, options.in_flight // len(loads)), again=True)
             latencies.append(Histogram.parse(result["latency"]))
             count -= step
             advance(step)

@@ -73,12 +73,14 @@ class Load:
         self, count: int, in_flight: int = 64, per_s: float = 0, until: str = "resumed", again: bool = False
     ) -> dict[str, Any]:
         """Open clients, at most `in_flight` at once; until `upgraded`, `welcomed` or `resumed`. `again`: who is
-        answered 503 comes again, 1 to 2 s later."""
+        answered 503, is sent away meanwhile, or loses its socket later comes again after 1 to 2 s."""
         return await self._do("connect", count, in_flight, per_s, until, int(again))
 
-    async def connect_all(self, count: int, in_flight: int = 64, until: str = "resumed") -> dict[str, Any]:
-        """connect(), and every one of them must succeed. Raises Unavailable."""
-        result = await self.connect(count, in_flight, 0, until)
+    async def connect_all(
+        self, count: int, in_flight: int = 64, until: str = "resumed", again: bool = False
+    ) -> dict[str, Any]:
+        """connect(), and every one of them must succeed in the end. Raises Unavailable."""
+        result = await self.connect(count, in_flight, 0, until, again)
         if result["failed"]:
             raise Unavailable(
                 f"{result['failed']} of {count} clients could not connect: statuses {result['statuses']}, "

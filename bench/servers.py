@@ -115,8 +115,9 @@ class Stage:
             await self._redis.xdel(RECEIPTS_STREAM, *(entry for entry, _ in entries))
         return count
 
-    async def owners(self, users: Sequence[int]) -> list[str]:
-        """The id of the gateway process that holds each user, as presence says. Raises Unavailable."""
+    async def owners(self, users: Sequence[int], moving: bool = False) -> list[str]:
+        """The id of the gateway process that holds each user, as presence says. Raises Unavailable if one has none;
+        `moving`: who is on the way to another process is left out."""
         found = []
         for first in range(0, len(users), _PIPELINE_COMMANDS):
             pipeline = self._redis.pipeline(transaction=False)
@@ -125,9 +126,9 @@ class Stage:
             for values in await pipeline.execute():
                 entries = [decode(value.decode()) for value in values]
                 held = [entry.gateway_id for entry in entries if entry and entry.state is PresenceState.ONLINE]
-                if not held:
+                if not held and not moving:
                     raise Unavailable("a connected user has no presence")
-                found.append(held[0])
+                found += held[:1]
         return found
 
 

@@ -7,7 +7,9 @@
  * Commands come as lines on stdin, each is answered by one line of JSON on stdout, in order:
  *
  *     connect COUNT IN_FLIGHT PER_S STAGE AGAIN   open clients; STAGE upgraded, welcomed or resumed; PER_S 0 = no
- *                                           pace; AGAIN 1: who is answered 503 comes again after 1 to 2 s
+ *                                           pace; AGAIN 1: who is answered 503, is closed with
+ *                                           1012 before that stage, or loses its socket behind it
+ *                                           comes again after 1 to 2 s
  *     close IN_FLIGHT                       the close handshake with every client
  *     drop                                  close every socket at once
  *     nats PORT | tcp PORT                  where batches go
@@ -18,7 +20,7 @@
  *                                           answered); an item makes FAN of them
  *     stats | reset                         the counters since the last reset
  *
- * Pings are answered at any time, and a client that is closed with 1012 comes back. The end of stdin ends it.
+ * Pings are answered at any time, and a client that is closed with 1012 behind its stage comes back at once. The end of stdin ends it.
  */
 #include "upstream.h"
 

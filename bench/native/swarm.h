@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 enum { EVENTS_MAX = 256, READ_BYTES = 262144, TAIL_BYTES_MAX = 65536, ID_BYTES = 36, CLOSES_MAX = 5000, CLOSE_RESTART = 1012 };
-enum { BUSY = 503, LATER_MS = 10, LATERS = 2048 }; /* who is answered 503 comes again: a wheel of 20 s */
+enum { BUSY = 503, LATER_MS = 10, LATERS = 2048 }; /* who comes again does so after a while: a wheel of 20 s */
 
 /* How far a client is; those below UPGRADED have no WebSocket yet. */
 enum stage { FREE, CONNECTING, ASKED, UPGRADED, WELCOMED, RESUMED, CLOSING };
@@ -44,7 +44,7 @@ struct connecting {
     uint32_t asked, begun, settled, failed, in_flight_max;
     uint32_t statuses[600], errors;
     enum stage until;
-    int again;       /* clients that are answered 503 come again, as the protocol says */
+    int again;       /* clients that are answered 503, sent away or lost come again, as the protocol says */
     double per_s;    /* 0: as fast as in_flight_max allows */
     uint64_t began_ns, ended_ns;
     struct histogram latency; /* to the welcome, or to `until` before it */
@@ -57,7 +57,7 @@ static struct {
     size_t heads_bytes, heads_at;
     struct client *clients;
     uint32_t clients_count, clients_size, first_free, live;
-    struct buffer later[LATERS]; /* heads (u64) of clients that come again, by when; later_at: the wheel's hand */
+    struct buffer later[LATERS]; /* clients that come again (head * 2 + settled), by when; later_at: the wheel's hand */
     uint64_t later_at;
     struct buffer returning; /* heads (u64) of clients that were sent away with 1012 and come back */
     struct entry *ledger;
@@ -69,33 +69,41 @@ static struct {
 static char swarm_in[READ_BYTES + TAIL_BYTES_MAX];
 static char swarm_out[READ_BYTES];
 
-/* Between one and two times Retry-After from now, at random. */
-static void client_later(uint64_t head, uint64_t after_ms) {
-    static uint64_t chance = 0x9E3779B97F4A7C15u;
-    chance ^= chance << 13, chance ^= chance >> 7, chance ^= chance << 17;
-    uint64_t due = now_ns() / 1000000 / LATER_MS + (after_ms + chance % after_ms) / LATER_MS;
-    buffer_add(&swarm.later[due % LATERS], &head, sizeof(head));
-}
-
 static uint64_t retry_after_ms = 1000; /* what the server said last */
 
+/* Between one and two times Retry-After from now, at random. */
+static void client_later(uint64_t head, int settled) {
+    static uint64_t chance = 0x9E3779B97F4A7C15u;
+    uint64_t client = head << 1 | (uint64_t)settled;
+    chance ^= chance << 13, chance ^= chance >> 7, chance ^= chance << 17;
+    uint64_t due = now_ns() / 1000000 / LATER_MS + (retry_after_ms + chance % retry_after_ms) / LATER_MS;
+    buffer_add(&swarm.later[due % LATERS], &client, sizeof(client));
+}
+
+/* `status`: of the answer to its request, or CLOSE_RESTART; 0: its socket is gone. */
 static void client_end(struct client *client, int status) {
     struct connecting *connecting = &swarm.connecting;
     tls_free(client->tls);
     close(client->fd);
     free(client->kept);
     if (client->stage >= UPGRADED) swarm.live--;
-    if (!client->settled && status == BUSY && connecting->again) {
-        connecting->statuses[status]++;
-        client_later(client->head, retry_after_ms);
+    int known = status >= 100 && status < 600;
+    if (known) connecting->statuses[status]++;
+    if (client->settled && client->stage != CLOSING) {
+        if (status == CLOSE_RESTART) {
+            swarm.counters.returns++;
+            buffer_add(&swarm.returning, &client->head, sizeof(client->head));
+        } else {
+            swarm.counters.drops++;
+            if (connecting->again) client_later(client->head, 1);
+        }
+    } else if (!client->settled && connecting->again && (status == BUSY || status == CLOSE_RESTART)) {
+        client_later(client->head, 0);
     } else if (!client->settled) {
         connecting->settled++;
         connecting->failed++;
-        if (status >= 100 && status < 600) connecting->statuses[status]++;
-        else connecting->errors++;
+        connecting->errors += !known;
         connecting->ended_ns = now_ns();
-    } else if (client->stage != CLOSING) {
-        swarm.counters.drops++;
     }
     *client = (struct client){.fd = -1};
     uint32_t index = (uint32_t)(client - swarm.clients);
@@ -218,12 +226,7 @@ static long on_frame(struct client *client, const struct frame *frame, char *to)
     if (frame->opcode == OP_CLOSE) {
         uint16_t code = frame->count >= 2 ? get_u16(frame->payload) : 0;
         swarm.counters.closes[code < CLOSES_MAX ? code : 0]++;
-        if (code == CLOSE_RESTART && client->settled && client->stage != CLOSING) {
-            buffer_add(&swarm.returning, &client->head, sizeof(client->head));
-            swarm.counters.returns++;
-            swarm.counters.drops--; /* client_end() takes it for one */
-        }
-        client_end(client, 0);
+        client_end(client, code == CLOSE_RESTART ? CLOSE_RESTART : 0);
         return -1;
     }
     swarm.counters.others++;
@@ -331,10 +334,10 @@ static void swarm_again(void) {
     for (; swarm.later_at <= now; swarm.later_at++) {
         struct buffer *due = &swarm.later[swarm.later_at % LATERS];
         while (buffer_count(due) > 0) {
-            uint64_t head;
-            memcpy(&head, due->data + due->start, sizeof(head));
-            due->start += sizeof(head);
-            client_begin(head, 0);
+            uint64_t client;
+            memcpy(&client, due->data + due->start, sizeof(client));
+            due->start += sizeof(client);
+            client_begin(client >> 1, client & 1);
         }
     }
 }
