@@ -21,6 +21,8 @@ from notification.limits import (
     LEASE_MS,
     LEASE_RENEW_MS,
     PIPELINE_COMMANDS_MAX,
+    PRESENCE_RECOUNTS_MAX,
+    PRESENCE_WRITE_MS_MAX,
     RECONNECTING_MS,
 )
 from notification.names import PRESENCE_BORN, lease_key, presence_key
@@ -65,7 +67,7 @@ end
 return string.format('%d %.0f %s', count, epoch, held or '')
 """
 
-# KEYS[1] the user's hash; ARGV: device, "gateway_id epoch ". Removes the entry only if it is still ours.
+# KEYS[1] the user's hash; ARGV: device, "gateway_id epoch ". Removes the entry only if it is still that one.
 REMOVE: Final = """\
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if held and string.sub(held, 1, #ARGV[2]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
@@ -105,6 +107,7 @@ class Presence:
         self._gone: deque[tuple[str, str, int]] = deque(maxlen=PIPELINE_COMMANDS_MAX)  # removals Redis missed
         self._born: bytes | None = None
         self._stale = False  # a write was skipped while Redis was away
+        self._recounts: set[asyncio.Task[None]] = set()
         self.settled: Callable[[Connection, int], None] = _nobody_waits
         self.shown: Callable[[Connection], None] = _nobody_looks
         self.rival: Callable[[Connection, Entry], None] = _nobody_cares
@@ -120,14 +123,14 @@ class Presence:
         if not self._write(connection, KEEP):
             self.settled(connection, 0)
 
-    def _write(self, connection: Connection, why: str) -> bool:
+    def _write(self, connection: Connection, why: str, final: bool = False) -> bool:
         session = connection.session
         return self._put(
             session.tag.decode("ascii"), session.device, session.connection_epoch, PresenceState.ONLINE,
-            session.connection_epoch, why, functools.partial(self._told, connection),
+            session.connection_epoch, why, functools.partial(self._told, connection, final),
         )  # fmt: skip
 
-    def _told(self, connection: Connection, reply: bytes) -> None:
+    def _told(self, connection: Connection, final: bool, reply: bytes) -> None:
         count, epoch, held = reply.split(b" ", 2)
         session = connection.session
         raised = int(epoch) > session.connection_epoch
@@ -138,7 +141,42 @@ class Presence:
             self.reconnecting(connection, rival)
         elif rival is not None:
             rival(epoch)
-        self.settled(connection, int(count))
+        if int(count) <= DEVICES_PER_USER_MAX or final or len(self._recounts) >= PRESENCE_RECOUNTS_MAX:
+            self.settled(connection, int(count))
+            return
+        task = asyncio.get_running_loop().create_task(self._recount(connection, int(count)))
+        self._recounts.add(task)
+        task.add_done_callback(self._recounts.discard)
+
+    async def _recount(self, connection: Connection, count: int) -> None:
+        """More devices than a user may have: entries of processes that crashed do not count, and go."""
+        tag = connection.session.tag.decode("ascii")
+        try:
+            async with asyncio.timeout(PRESENCE_WRITE_MS_MAX / 1_000):
+                dead = await self._dead(tag)
+        except (Unavailable, TimeoutError, PipelineError):
+            dead = []
+        for device, entry in dead:
+            self._remove(tag, device, entry.epoch, entry.gateway_id)
+        if not (dead and connection.is_open() and self._write(connection, CONNECT, final=True)):
+            self.settled(connection, count)
+
+    async def _dead(self, tag: str) -> list[tuple[str, Entry]]:
+        """The user's entries whose process has no lease: it crashed, or will write them anew once it has one."""
+        fields = await self._pipeline.call("HGETALL", presence_key(tag))
+        found = []
+        for device, value in zip(fields[::2], fields[1::2], strict=True):
+            entry = decode(value.decode("ascii", "replace"))
+            if entry is not None and entry.gateway_id != self._gateway_id:
+                found.append((device.decode("ascii", "replace"), entry))
+        gateways = {entry.gateway_id for _, entry in found}
+        leases = await asyncio.gather(*(self._pipeline.call("GET", lease_key(gateway)) for gateway in gateways))
+        gone = {gateway for gateway, lease in zip(gateways, leases, strict=True) if lease is None}
+        return [(device, entry) for device, entry in found if entry.gateway_id in gone]
+
+    async def close(self) -> None:
+        """Let the last recounts end."""
+        await asyncio.gather(*self._recounts, return_exceptions=True)
 
     def _rival_of(self, connection: Connection, held: bytes) -> Told | None:
         entry = decode(held.decode("ascii", "replace"))
@@ -169,10 +207,12 @@ class Presence:
             self._remove(away.tag, away.device, away.epoch)
 
     async def renew(self) -> None:
-        """Renew the lease; rewrite every entry when the store was lost or missed a write."""
+        """Renew the lease; rewrite every entry when the store was lost or missed a write, or the lease had run out
+        (others may have taken us for dead, and our entries away)."""
         try:
             async with asyncio.timeout(LEASE_RENEW_MS / 1_000):
-                self._pipeline_lease()
+                lease = await self._pipeline.call("SET", lease_key(self._gateway_id), "1", "PX", LEASE_MS, "GET")
+                self._stale = self._stale or lease is None
                 born = await self._pipeline.call("SET", PRESENCE_BORN, now := str(unix_ms()), "NX", "GET")
         except (Unavailable, TimeoutError, PipelineError):
             self._stale = True
@@ -180,11 +220,6 @@ class Presence:
         if born is None or born != self._born or self._stale:  # None: there was no marker, this one is ours
             self._born = now.encode("ascii") if born is None else born
             self._rewrite()
-
-    def _pipeline_lease(self) -> None:
-        if not self._pipeline.connected:
-            raise Unavailable("Redis is away")
-        self._pipeline.push("SET", lease_key(self._gateway_id), "1", "PX", LEASE_MS)
 
     def _rewrite(self) -> None:
         self._stale = False
@@ -212,11 +247,12 @@ class Presence:
         self._stale = True
         return False
 
-    def _remove(self, tag: str, device: str, epoch: int) -> None:
-        ours = f"{self._gateway_id} {epoch} "
-        if not self._pipeline.connected or not self._pipeline.push(
-            "EVAL", REMOVE, 1, presence_key(tag), device, ours
-        ):
+    def _remove(self, tag: str, device: str, epoch: int, gateway_id: str = "") -> None:
+        """Remove the entry, unless it has changed; `gateway_id`: of another process, which is dead."""
+        held = f"{gateway_id or self._gateway_id} {epoch} "
+        if self._pipeline.connected and self._pipeline.push("EVAL", REMOVE, 1, presence_key(tag), device, held):
+            return
+        if not gateway_id:
             self._stale = True
             self._gone.append((tag, device, epoch))
 

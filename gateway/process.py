@@ -134,7 +134,9 @@ class Gateway:
             connection.abort()
         await self._listener.end()
         await asyncio.sleep(0)
-        for part in (self._timers, self._resume, self._commands, self._replacement, self._health):
+        for part in (
+            self._timers, self._presence, self._resume, self._commands, self._replacement, self._health,
+        ):  # fmt: skip
             await part.close()
         await self.edge.close()
         await self._eviction.close()

@@ -183,6 +183,7 @@ REDIS_WRITE_BYTES_MAX: Final = 1_024 * 1_024  # handed to the transport at once:
 REDIS_RETRY_MS: Final = 100  # first wait before reconnecting; doubles, x U(0.5, 1.5)
 REDIS_RETRY_MS_MAX: Final = 2_000
 PRESENCE_WRITE_MS_MAX: Final = 500  # how long a connect waits for its presence entry before it reads the log
+PRESENCE_RECOUNTS_MAX: Final = 16  # users of a process looked through at once for entries of crashed processes
 HEALTH_PING_CLIENTS_MAX: Final = 1_000  # clients in one health.ping message
 DESCRIPTORS_RESERVED: Final = 128  # of RLIMIT_NOFILE, kept for everything but client sockets
 RESTART_MS: Final = 1_000  # a child that lived shorter than this is restarted with a growing pause

@@ -13,8 +13,8 @@ from gateway._fast.registry import Registry
 from gateway.pipeline import Pipeline
 from gateway.presence import Presence
 from gateway.replacement import Replacement
-from notification.limits import RECONNECTING_MS
-from notification.names import presence_key
+from notification.limits import DEVICES_PER_USER_MAX, LEASE_MS, RECONNECTING_MS
+from notification.names import lease_key, presence_key
 from notification.presence import decode
 from tests.twins.bus import Hub, MemoryBus
 
@@ -162,3 +162,46 @@ async def test_a_write_that_came_late_gives_the_living_connection_its_entry_back
     await world.until_entry(f"g-1-A {AHEAD + 2} ONLINE")
     assert newer.closed == []
     assert newer.session.connection_epoch == AHEAD + 2
+
+
+async def hold(world: World, gateway: str, lives: bool) -> None:
+    """As many entries of another process as a user may have."""
+    if lives:
+        await world.pipeline.call("SET", lease_key(gateway), "1", "PX", 60_000)
+    for number in range(DEVICES_PER_USER_MAX):
+        await world.pipeline.call(
+            "HSET", presence_key(world.tag), f"tab-{number}", f"{gateway} {BEHIND} ONLINE {BEHIND}"
+        )
+
+
+async def test_entries_of_a_crashed_process_lock_nobody_out(world: World) -> None:
+    await hold(world, "g-0-dead", lives=False)
+    world.two.connect(BEHIND)
+    await world.until(lambda: world.two.settled)
+    assert world.two.settled == [1]
+    assert await world.entry() == f"g-2-B {BEHIND} ONLINE"
+    assert await world.entry("tab-0") == ""
+
+
+async def test_entries_of_a_living_process_count(world: World) -> None:
+    gateway = f"g-3-{secrets.token_hex(4)}"
+    await hold(world, gateway, lives=True)
+    world.two.connect(BEHIND)
+    await world.until(lambda: world.two.settled)
+    assert world.two.settled == [DEVICES_PER_USER_MAX + 1]
+    assert await world.entry() == ""
+    assert await world.entry("tab-0") == f"{gateway} {BEHIND} ONLINE"
+
+
+async def test_a_process_whose_lease_ran_out_writes_its_entries_anew(world: World) -> None:
+    """It stood still for a while, was taken for dead, and somebody removed what it had written."""
+    await world.one.presence.renew()
+    world.one.connect(AHEAD)
+    await world.until(lambda: world.one.settled)
+    await world.pipeline.call("DEL", presence_key(world.tag))
+    await world.one.presence.renew()
+    assert await world.entry() == ""
+    await world.pipeline.call("DEL", lease_key(world.one.name))
+    await world.one.presence.renew()
+    assert await world.entry() == f"g-1-A {AHEAD} ONLINE"
+    assert 0 < await world.pipeline.call("PTTL", lease_key(world.one.name)) <= LEASE_MS

@@ -11,6 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from notification import limits
+from notification.names import lease_key
 from notification.presence import PresenceState, decode
 from tests.flow.world import EPOCH, ORIGIN, World, mint, until
 
@@ -209,6 +210,7 @@ async def test_the_same_device_replaces_its_older_connection(world: World) -> No
 async def test_too_many_devices(world: World) -> None:
     key = "presence:{acme:YW5u}"
     world.store.hashes[key.encode()] = {b"d%d" % n: b"g-0-X 1 ONLINE 1" for n in range(limits.DEVICES_PER_USER_MAX)}
+    world.store.run(("SET", lease_key("g-0-X"), "1"))
     async with world.client(raw=True, device="one-more") as app:
         assert (await app.next())["code"] == "too_many_devices"
         assert await app.closed() == 4429

@@ -58,6 +58,9 @@ class Store:
         value, expiry = self.strings.get(key, (None, 0.0))
         return value if value is not None and expiry > time.monotonic() else None
 
+    def _pttl(self, key: bytes) -> int:
+        return int((self.strings[key][1] - time.monotonic()) * 1_000) if self._get(key) is not None else -2
+
     def _set(self, key: bytes, value: bytes, *options: bytes) -> bytes | None:
         held = self._get(key)
         expiry = float("inf")
@@ -72,6 +75,9 @@ class Store:
 
     def _hget(self, key: bytes, field: bytes) -> bytes | None:
         return self.hashes.get(key, {}).get(field)
+
+    def _hgetall(self, key: bytes) -> list[bytes]:
+        return [part for field in self.hashes.get(key, {}).items() for part in field]
 
     def _hlen(self, key: bytes) -> int:
         return len(self.hashes.get(key, ()))
