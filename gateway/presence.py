@@ -21,7 +21,7 @@ from notification.limits import (
     LEASE_MS,
     LEASE_RENEW_MS,
     PIPELINE_COMMANDS_MAX,
-    PRESENCE_RECOUNTS_MAX,
+    PRESENCE_RECOUNTS_COUNT_MAX,
     PRESENCE_WRITE_MS_MAX,
     RECONNECTING_MS,
 )
@@ -141,7 +141,7 @@ class Presence:
             self.reconnecting(connection, rival)
         elif rival is not None:
             rival(epoch)
-        if int(count) <= DEVICES_PER_USER_MAX or final or len(self._recounts) >= PRESENCE_RECOUNTS_MAX:
+        if int(count) <= DEVICES_PER_USER_MAX or final or len(self._recounts) >= PRESENCE_RECOUNTS_COUNT_MAX:
             self.settled(connection, int(count))
             return
         task = asyncio.get_running_loop().create_task(self._recount(connection, int(count)))
