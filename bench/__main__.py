@@ -11,7 +11,7 @@ import structlog
 import uvloop
 from rich.console import Console
 
-from bench import attacks, connections, fanout, handshake, hotpath, idle, neighbours, peers, storm
+from bench import attacks, connections, fanout, handshake, hotpath, idle, neighbours, peers, storm, worker
 from bench.micro import run as micro
 from bench.report import Progress, show
 from notification.errors import HeraldError
@@ -56,7 +56,7 @@ def _contestants(default: tuple[str, ...]) -> Callable[[Any], Any]:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Measure Herald's gateway on this machine, beside a bare C epoll server (the floor)."""
+    """Measure Herald on this machine: the gateway beside a bare C epoll server (the floor), and the worker."""
 
 
 @cli.command("hotpath")
@@ -115,6 +115,18 @@ def _fanout(as_json: bool, **options: Any) -> None:
 def _micro(as_json: bool, **options: Any) -> None:
     """Each compiled piece beside its Python twin and the library one would take instead."""
     _measure(lambda progress: micro.run(micro.Options(**options), progress), as_json)
+
+
+@cli.command("worker")
+@_rounds
+@_json
+@click.option("--messages", default=worker.Options().messages, show_default=True, help="Notifications in a round.")
+@click.option("--users", default=worker.Options().users, show_default=True)
+@click.option("--body-bytes", default=worker.Options().body_bytes, show_default=True)
+@click.option("--acks-per-entry", default=worker.Options().acks_per_entry, show_default=True)
+def _worker(as_json: bool, **options: Any) -> None:
+    """CPU per notification from Kafka to the bus, stored, and per ack; what the storing transaction takes."""
+    _measure(lambda progress: worker.run(worker.Options(**options), progress), as_json)
 
 
 @cli.command("peers")

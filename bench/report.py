@@ -12,7 +12,8 @@ from rich.table import Table
 from bench.rounds import Spread
 
 Advance = Callable[..., None]
-_SKIPPED: Final = ("figures", "bench", "options", "unit")
+_SKIPPED: Final = ("figures", "bench", "options", "unit", "shares")
+_BAR_CHARS: Final = 40
 
 
 class Progress:
@@ -53,17 +54,29 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
     else:
         _plain(table, figures, keys)
     console.print(table)
+    if "shares" in report:
+        console.print(_shares(**report["shares"]))
     for key, value in report.items():
         if key not in _SKIPPED:
             console.print(f"{key}: {_line(value)}", markup=False, highlight=False)
 
 
 def _spreads(table: Table, figures: Mapping[str, Mapping[str, Any]]) -> None:
-    for title in ("", "median (range)", "ratio to the first"):
+    related = any(figure["ratio"] for figure in figures.values()) or len(figures) == 1
+    for title in ("", "median (range)", "ratio to the first")[: 3 if related else 2]:
         table.add_column(title, no_wrap=True)
     for name, figure in figures.items():
         ratio = figure["ratio"]
-        table.add_row(name, _spread(figure), _spread(ratio) if ratio else "1")
+        table.add_row(name, _spread(figure), *([_spread(ratio) if ratio else "1"] if related else []))
+
+
+def _shares(title: str, parts: Mapping[str, float]) -> Table:
+    """What a whole consists of, the largest part with the longest bar."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    longest = max(parts.values(), default=1.0)
+    for name, value in parts.items():
+        table.add_row(name, f"{value:,.2f}", "█" * round(_BAR_CHARS * value / longest))
+    return table
 
 
 def _spread(value: Mapping[str, Any]) -> str:

@@ -67,13 +67,14 @@ class Figures:
         """Of `name` to `base`, over the rounds."""
         return spread(ratios(self._values[name], self._values[base]))
 
-    def report(self, base: str) -> Mapping[str, Mapping[str, object]]:
-        """For --json: per contestant its spread, its rounds, and its ratio to the base."""
+    def report(self, base: str | None) -> Mapping[str, Mapping[str, object]]:
+        """For --json: per contestant its spread, its rounds, and its ratio to the base; None: there is no ratio
+        between them."""
         return {
             name: {
                 **self.spread(name)._asdict(),
                 "values": values,
-                "ratio": self.ratio(name, base)._asdict() if name != base else None,
+                "ratio": self.ratio(name, base)._asdict() if base not in (None, name) else None,
             }
             for name, values in self._values.items()
         }

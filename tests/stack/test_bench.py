@@ -74,6 +74,15 @@ def test_neighbours_are_watched_while_others_attack() -> None:
     assert set(report["borne"]) == set(report["heard"]) == kinds
 
 
+def test_worker_stores_dispatches_and_takes_acks() -> None:
+    report = bench("worker", "--rounds", "1", "--messages", "300", "--users", "20")
+    assert report["figures"]["dispatch: worker, CPU µs"]["values"][0] > 0
+    assert report["figures"]["receipts: worker, CPU µs"]["values"][0] > 0
+    assert "memory" in report["kafka"]
+    cost = report["figures"]["dispatch: worker, CPU µs"]["median"]
+    assert sum(report["shares"]["parts"].values()) == pytest.approx(cost)
+
+
 def test_micro_sets_every_piece_beside_another() -> None:
     report = bench("micro", "--rounds", "2", "--operations", "200", "--tokens", "3")
     contestants: dict[str, list[str]] = {}

@@ -2,6 +2,8 @@
 
 import mmap
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -16,6 +18,13 @@ def test_cpu_time_grows_with_work_and_is_that_of_the_process() -> None:
         continue
     spent_ns = proc.cpu_ns([os.getpid()]) - before
     assert spent_ns >= 40_000_000  # the scheduler accounts at its ticks
+
+
+def test_a_familys_time_holds_that_of_children_that_ended() -> None:
+    before_ns = proc.family_ns(os.getpid())
+    work = "import time\nwhile time.process_time_ns() < 100_000_000: continue"
+    subprocess.run([sys.executable, "-c", work], check=True)
+    assert proc.family_ns(os.getpid()) - before_ns >= 80_000_000  # theirs to 10 ms
 
 
 def test_memory_is_resident_and_proportional() -> None:

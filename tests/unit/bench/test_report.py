@@ -30,6 +30,18 @@ def test_a_report_of_rounds_shows_median_range_and_ratio() -> None:
     assert "busy: floor 0.980" in text
 
 
+def test_figures_that_are_not_compared_have_no_ratio_and_shares_have_bars() -> None:
+    figures = Figures(["cpu", "bytes"])
+    figures.add("cpu", 60.0)
+    figures.add("bytes", 2_200.0)
+    shares = {"title": "where it goes", "parts": {"store": 40.0, "router": 20.0}}
+    text = shown({"bench": "worker", "unit": "each", "figures": figures.report(None), "shares": shares})
+    assert "2,200.00" in text
+    assert "ratio" not in text
+    lines = {line.split()[1]: line.count("█") for line in text.splitlines() if "█" in line}
+    assert lines["store"] == 2 * lines["router"] > 0
+
+
 def test_a_report_without_rounds_shows_every_figure() -> None:
     text = shown(
         {"bench": "idle", "unit": "per connection", "figures": {"engine": {"rss": 924.6, "cpu": 0.5, "n": 12_000}}}
