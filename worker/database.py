@@ -47,6 +47,10 @@ AWAY: Final = (
     asyncpg.ReadOnlySQLTransactionError,
 )
 
+# Statements of the workers find rows by key. A plan is made while tables are small and kept: one that read a whole
+# partition then would do so for each batch ever after.
+_PLANS: Final = {"enable_seqscan": "off", "jit": "off"}
+
 
 def is_away(error: BaseException) -> bool:
     """Whether an error says that the server is away, not that the statement or its values are wrong."""
@@ -107,10 +111,12 @@ async def connect_pool(settings: Settings, role: str, keys: bool = False) -> Poo
             max_size=DATABASE_POOL_CONNECTIONS_MAX,
             command_timeout=DATABASE_COMMAND_DEADLINE_S,
             timeout=DATABASE_CONNECT_DEADLINE_S,
+            reset=_reset,
             server_settings={
                 "application_name": role_user(role),
                 "idle_in_transaction_session_timeout": str(DATABASE_IDLE_TRANSACTION_MS),
                 "timezone": "UTC",
+                **_PLANS,
             },
         )
         try:
@@ -126,6 +132,15 @@ async def connect_pool(settings: Settings, role: str, keys: bool = False) -> Poo
         return await outage.until_up(connect, server, AWAY, STARTUP_DEADLINE_S)
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise Unavailable(f"{server} refuses {role_user(role)}: run `python -m worker.migrate` first") from error
+
+
+async def _reset(connection: Connection) -> None:
+    """What a pool does with a connection that comes back: asyncpg's own way is one more question to the server.
+
+    Nothing here changes a session beyond its transaction.
+    """
+    if connection.is_in_transaction():
+        await connection.reset()
 
 
 @contextlib.asynccontextmanager

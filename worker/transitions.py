@@ -35,12 +35,12 @@ WITH wanted AS (
         = (w.day, w.tenant_id, w.notification_id, w.entity_id)
       AND n.archived_at IS NULL
       AND (n.rank < w.rank OR n.rank = 1 AND w.rank = 1 AND n.attempt <= w.attempt)
-    RETURNING n.day, n.tenant_id, n.notification_id, n.entity_id
+    RETURNING n.day, n.tenant_id, n.notification_id, n.entity_id, n.status, n.status_code
 )
 INSERT INTO notification_history (day, tenant_id, notification_id, entity_id, status, status_code)
-SELECT w.day, w.tenant_id, w.notification_id, w.entity_id, w.status, w.status_code
-FROM locked w LEFT JOIN changed c USING (day, tenant_id, notification_id, entity_id)
-WHERE c.day IS NOT NULL OR w.status = 'DISPATCHED'  -- a send is a fact, also when its ack was faster
+SELECT * FROM changed WHERE status <> 'DISPATCHED'
+UNION ALL  -- a send is a fact, also when its ack was faster
+SELECT day, tenant_id, notification_id, entity_id, status, status_code FROM locked WHERE status = 'DISPATCHED'
 """
 
 _POSTPONE: Final = """
