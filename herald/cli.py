@@ -8,6 +8,7 @@ import click
 
 from herald.commands.config import config
 from herald.commands.listen import listen
+from herald.commands.recall import recall
 from herald.commands.revoke import revoke
 from herald.commands.send import send
 from herald.commands.status import status
@@ -42,7 +43,7 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     context.obj = config_file
 
 
-for command in (send, listen, status, token, revoke, tenant, config):
+for command in (send, listen, status, recall, token, revoke, tenant, config):
     cli.add_command(command)
 
 

@@ -8,7 +8,7 @@
 Opening (`async with`) waits for the first session and raises a typed error when there is none; afterwards lost
 connections are reopened with full jitter, obeying goaway, close codes and Retry-After. Each notification is
 yielded once per client object, however often the server repeats it. Keep `cursor` (with `cursor_to_text`) to go
-on where this device stopped.
+on where this device stopped. What is recalled before the app took it is never yielded.
 
 ClientError
 ├── Refused       the gateway answered the upgrade with an HTTP status that a retry does not change
@@ -34,9 +34,11 @@ from typing import Any, Final, Self
 import msgspec
 from picows import WSInvalidURL, websockets
 
+from herald.lanes import Lanes
 from notification.codes import CLOSES, REFUSALS
 from notification.errors import HeraldError
 from notification.frames import (
+    RECALLED,
     SUBPROTOCOL,
     Ack,
     ClientFrame,
@@ -128,50 +130,13 @@ class _TryLater(Exception):
         self.delay_s = delay_s
 
 
-class _Lanes:
-    """What this device has: per lane the seq up to which everything was received *and* acked."""
-
-    def __init__(self, cursor: Cursor | None) -> None:
-        self.epoch = cursor.epoch if cursor else None
-        self._at = dict(cursor.at) if cursor else {}
-        self._unacked: dict[str, tuple[str, int]] = {}  # id -> (lane, seq), in write order, this session only
-
-    def cursor(self) -> Cursor | None:
-        if self.epoch is None:
-            return None
-        at = dict(self._at)
-        for lane, seq in self._unacked.values():
-            at[lane] = min(at.get(lane, seq), seq - 1)
-        return Cursor(self.epoch, at)
-
-    def begin(self, epoch: int, keep: bool) -> None:
-        """A new session: it starts from our cursor (`keep`), or from nothing."""
-        cursor = self.cursor()
-        self._at = dict(cursor.at) if keep and cursor else {}
-        self._unacked.clear()
-        self.epoch = epoch
-
-    def received(self, frame: Notification) -> None:
-        self._at[frame.lane] = max(self._at.get(frame.lane, 0), frame.seq)
-        self._unacked[frame.id] = (frame.lane, frame.seq)
-
-    def complete(self, at: dict[str, int], recovered: bool) -> None:
-        """Everything owed was written; when not `recovered` our old numbers mean nothing in the server's log."""
-        held = self._at if recovered else {}
-        self._at = {lane: max(held.get(lane, 0), at.get(lane, 0)) for lane in {*held, *at}}
-
-    def acked(self, ident: str) -> bool:
-        """False when the id was not written on this session: the server would not count its ack."""
-        return self._unacked.pop(ident, None) is not None
-
-
 class HeraldClient:
     """One device of one user. Not thread-safe; use it inside one event loop.
 
     `url`: ws:// or wss:// with the path (`/ws/connect`). `token`: called before each connect and reauth.
     `device`: 1-64 of A-Z a-z 0-9 _ -, or None for one that lives as long as its connection. `cursor`: what the
     device already has. `open_timeout_s`: how long the first session may take.
-    `on_state`: called with each `state` frame (read, seen, archived on any device).
+    `on_state`: called with each `state` frame: read, seen, archived on any device, or `recalled` (hide it).
     """
 
     def __init__(
@@ -191,9 +156,9 @@ class HeraldClient:
         self._device = device
         self._open_timeout_s = open_timeout_s
         self._on_state = on_state
-        self._lanes = _Lanes(cursor)
+        self._lanes = Lanes(cursor)
         self._queue: asyncio.Queue[Notification | None] = asyncio.Queue(QUEUE_ITEMS_MAX)
-        self._seen: collections.OrderedDict[str, bool] = collections.OrderedDict()  # id -> acked by the app
+        self._seen: collections.OrderedDict[str, bool] = collections.OrderedDict()  # id -> acked, or recalled
         self._pages: collections.deque[asyncio.Future[PageFrame]] = collections.deque()
         self._socket: websockets.ClientConnection | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -243,7 +208,10 @@ class HeraldClient:
                 if self._failure is not None:
                     raise self._failure
                 return
-            yield frame
+            if self._seen.get(frame.id):  # recalled meanwhile
+                await self.ack(frame)
+            else:
+                yield frame
 
     async def wait_resumed(self) -> None:
         """Until everything owed at the connect has been received."""
@@ -412,6 +380,9 @@ class HeraldClient:
                 self._count(Counters(frame.unread, frame.rev))
             case StateFrame():
                 self._count(Counters(frame.unread, frame.rev))
+                if frame.to == RECALLED:  # a notification that its frame may have overtaken counts as had
+                    for ident in frame.ids:
+                        self._remember(ident, True)
                 if self._on_state is not None:
                     self._on_state(frame)
             case PageFrame():
@@ -433,14 +404,17 @@ class HeraldClient:
         self._lanes.received(frame)
         acked = self._seen.get(frame.id)
         if acked is None:
-            self._seen[frame.id] = False
-            if len(self._seen) > SEEN_IDS_MAX:
-                self._seen.popitem(last=False)
+            self._remember(frame.id, False)
             await self._queue.put(frame)
         elif acked:
             self._lanes.acked(frame.id)
             with contextlib.suppress(NotConnected):  # the reader sees the close next
                 await self._send(Ack(ids=[frame.id]))
+
+    def _remember(self, ident: str, done: bool) -> None:
+        self._seen[ident] = done
+        if len(self._seen) > SEEN_IDS_MAX:
+            self._seen.popitem(last=False)
 
     def _count(self, counters: Counters) -> None:
         if self.counters is None or counters.rev >= self.counters.rev:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from herald.console import iso_time
-from herald.errors import server_down
+from herald.errors import Failed, server_down
 from herald.tokens import secret_name
 from notification.errors import InvalidInput
 from notification.messages import JTI, EdgeKey
@@ -24,6 +24,7 @@ from notification.names import PRIORITIES
 from notification.settings import Settings
 
 if TYPE_CHECKING:
+    from notification.bus import Bus
     from worker.operations import NotificationStatus, Operations
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -34,16 +35,10 @@ RSA_BITS_MIN: Final = 2_048  # RFC 7518 §3.3
 @contextlib.asynccontextmanager
 async def _operations(settings: Settings) -> "AsyncIterator[Operations]":
     """Connected as role admin. Raises herald.errors.Failed when PostgreSQL is down or goes away."""
-    import structlog
-
     from worker.database import AWAY
     from worker.operations import Operations
 
-    # What the worker's modules log while they retry is for a service's log, not for a user's terminal.
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    _quiet()
     place = urlsplit(settings.postgres_dsn)
     down = server_down("PostgreSQL", f"{place.hostname}:{place.port or 5432}", "postgres", settings)
     try:
@@ -59,6 +54,46 @@ async def _operations(settings: Settings) -> "AsyncIterator[Operations]":
         await operations.close()
 
 
+@contextlib.asynccontextmanager
+async def _bus(settings: Settings) -> "AsyncIterator[Bus]":
+    """Connected to NATS. Raises herald.errors.Failed when it is down or goes away."""
+    from notification.bus import NatsBus, without_login
+
+    _quiet()
+    down = server_down("NATS", without_login(settings.nats_url), "nats", settings)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            bus = await NatsBus.connect(settings.nats_url, "herald-cli")
+    except TimeoutError as error:
+        raise down from error
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+def _quiet() -> None:
+    """What the modules below log while they retry is for a service's log, not for a user's terminal."""
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def recall(settings: Settings, tenant: str, ident: uuid.UUID, user: str | None) -> dict[str, Any]:
+    """Take a notification back, in the shape of docs/cli.md. Raises herald.errors.Failed, Unavailable."""
+    from worker import operations
+
+    async with _bus(settings) as bus:
+        users, known = await operations.recall(bus, tenant, ident, user or "")
+    if not known:
+        of_user = "" if user is None else f" for user {user!r}"
+        raise Failed(f"tenant {tenant!r} has no notification {ident}{of_user}")
+    return {"id": str(ident), "tenant_id": tenant, "user_id": user, "recalled": users}
+
+
 async def notification_status(settings: Settings, tenant: str, ident: uuid.UUID) -> list[dict[str, Any]]:
     """Per user what became of a notification, in the shape of docs/cli.md."""
     async with _operations(settings) as operations:
@@ -67,7 +102,10 @@ async def notification_status(settings: Settings, tenant: str, ident: uuid.UUID)
 
 
 def _status_row(tenant: str, ident: uuid.UUID, row: "NotificationStatus") -> dict[str, Any]:
-    flags = {"seen_at": row.seen_at, "read_at": row.read_at, "archived_at": row.archived_at}
+    flags = {
+        "seen_at": row.seen_at, "read_at": row.read_at, "archived_at": row.archived_at,
+        "recalled_at": row.recalled_at,
+    }  # fmt: skip
     return {
         "id": str(ident),
         "tenant_id": tenant,

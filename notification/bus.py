@@ -67,7 +67,7 @@ class NatsBus:
     async def connect(cls, url: str, name: str) -> "NatsBus":
         """Connect, waiting up to STARTUP_DEADLINE_S for the server. Raises Unavailable."""
 
-        server = f"NATS at {_without_login(url)}"
+        server = f"NATS at {without_login(url)}"
         said: set[type[Exception]] = set()  # each kind of error once per outage: it comes every second
 
         async def on_error(error: Exception) -> None:
@@ -156,6 +156,6 @@ class NatsBus:
             await self._client.close()
 
 
-def _without_login(url: str) -> str:
-    """Server URLs as a log may show them."""
+def without_login(url: str) -> str:
+    """Server URLs as a log or a user may see them."""
     return ",".join(part.rpartition("@")[2].removeprefix("nats://") for part in url.split(","))

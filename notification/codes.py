@@ -99,7 +99,7 @@ STATUS_TEXT: Final = {
     StatusCode.PARKED_RETRIES_SPENT: "three retries without an ack; replayed on the next connect",
     StatusCode.PARKED_GATEWAY_GONE: "the gateway process is gone; replayed on the next connect",
     StatusCode.EXPIRED_TTL: "its time to live ran out before an ack",
-    StatusCode.CANCELLED_RECALL: "reserved: recalled by its sender",
+    StatusCode.CANCELLED_RECALL: "recalled by its sender; no device shows it any more",
     StatusCode.COLLAPSED_NEWER: "reserved: a newer notification of its collapse key replaced it",
     StatusCode.DEAD_CRASHES: "reserved: given up after it was stored",
     StatusCode.DELIVERED_ACK: "a device of the user acknowledged it",

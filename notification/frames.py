@@ -92,7 +92,7 @@ class CountersFrame(msgspec.Struct, frozen=True, tag_field="t", tag="counters"):
 
 
 class StateFrame(msgspec.Struct, frozen=True, tag_field="t", tag="state"):
-    """Notifications were marked on one of the user's devices (`to`: a value of STATES)."""
+    """Notifications were marked on one of the user's devices (`to`: a value of STATES), or recalled (RECALLED)."""
 
     ids: list[str]
     to: str
@@ -137,6 +137,7 @@ class ErrorFrame(msgspec.Struct, frozen=True, tag_field="t", tag="error", omit_d
 # --- client to server -------------------------------------------------------
 STATES: Final = ("read", "unread", "seen", "archived", "unarchived")
 State = Literal["read", "unread", "seen", "archived", "unarchived"]
+RECALLED: Final = "recalled"  # StateFrame.to: by the sender; no client can ask for it
 
 
 class Auth(msgspec.Struct, frozen=True, tag_field="t", tag="auth", forbid_unknown_fields=True):

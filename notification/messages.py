@@ -110,6 +110,24 @@ class PageReply(_Message, frozen=True, tag="paged"):
     frame: bytes
 
 
+class RecallRequest(_Message, frozen=True, tag="recall"):
+    """Take a notification (16-byte id) back from `user`, or from everybody it went to (""). Asked again while the
+    reply says `more`."""
+
+    tenant: str
+    id: bytes
+    user: str = ""
+
+
+class RecallReply(_Message, frozen=True, tag="recalled"):
+    """From how many users this request took it back: RECALL_USERS_COUNT_MAX at most, then there may be `more`;
+    those from whom it was taken before do not count. `known`: the tenant has such a notification (for `user`)."""
+
+    users: int
+    known: bool
+    more: bool
+
+
 class EdgeRequest(_Message, frozen=True, tag="edge"):
     """The edge snapshot, unless its version is still `have`, and the revocations after `revocations_have`.
 
@@ -179,8 +197,8 @@ class EdgeReply(_Message, frozen=True, tag="edges"):
     tenants_more: bool = False
 
 
-InboxRequest = FillsRequest | StateRequest | PageRequest | EdgeRequest
-InboxReply = FillsReply | StateReply | PageReply | EdgeReply | Failure
+InboxRequest = FillsRequest | StateRequest | PageRequest | EdgeRequest | RecallRequest
+InboxReply = FillsReply | StateReply | PageReply | EdgeReply | RecallReply | Failure
 
 
 # --- gateway to receipts ----------------------------------------------------

@@ -29,6 +29,7 @@ INBOX_RESUME: Final = "inbox.resume"
 INBOX_STATE: Final = "inbox.state"
 INBOX_PAGE: Final = "inbox.page"
 INBOX_EDGE: Final = "inbox.edge"
+INBOX_RECALL: Final = "inbox.recall"
 EDGE_CHANGED: Final = "edge.changed"  # to every gateway process, without payload: ask for the edge snapshot now
 
 

@@ -1,9 +1,9 @@
 """What connections are owed: the answer to a messages.FillsRequest, out of PostgreSQL.
 
 Owed of a lane is every entry with a seq above the connection's that is live: not terminal, not expired, not read,
-not archived. Whether some other device acknowledged it does not matter. The rest fills as nothing: the answer's
-`at` passes it. Heads, counters and entries come from one snapshot (REPEATABLE READ), so `at` is never ahead of what
-the snapshot shows. A fill marks nothing: a PARKED row stays PARKED until its ack raises its rank.
+not archived, not recalled. Whether some other device acknowledged it does not matter. The rest fills as nothing:
+the answer's `at` passes it. Heads, counters and entries come from one snapshot (REPEATABLE READ), so `at` is never
+ahead of what the snapshot shows. A fill marks nothing: a PARKED row stays PARKED until its ack raises its rank.
 
 All questions of a request share one transaction, which sees their tenants: one statement tells heads and counters,
 a second one the rows of those who have unread ones at all.
@@ -32,8 +32,8 @@ from worker.store import StoredNotification, encode_body
 _log = structlog.get_logger("fill")
 
 # A row of `notifications n` that a client may be shown. One definition for fills, pages and counters. A scheduled
-# row has a not_before until it is released into its lane.
-LIVE: Final = "n.rank <> 2 AND n.expiry > now() AND n.not_before IS NULL"
+# row has a not_before until it is released into its lane; of a recalled one a late ack may still raise the rank.
+LIVE: Final = "n.rank <> 2 AND n.expiry > now() AND n.not_before IS NULL AND n.recalled_at IS NULL"
 UNREAD: Final = f"{LIVE} AND n.read_at IS NULL AND n.archived_at IS NULL"
 
 _SNAPSHOTS: Final = f"""
@@ -112,7 +112,13 @@ async def fills(pool: Pool, ring: KeyRing, requests: Sequence[FillRequest]) -> l
 
 async def counters_of(connection: Connection, tenant: str, user: str) -> Counters:
     """The user's counters as the running transaction sees them."""
-    return (await _snapshots(connection, [tenant], [user]))[0].counters
+    return (await counters_of_users(connection, tenant, [user]))[0]
+
+
+async def counters_of_users(connection: Connection, tenant: str, users: Sequence[str]) -> list[Counters]:
+    """The same of several users of a tenant, in order."""
+    snapshots = await _snapshots(connection, [tenant] * len(users), list(users))
+    return [snapshot.counters for snapshot in snapshots]
 
 
 def _keeps_rules(request: FillRequest) -> bool:

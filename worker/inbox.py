@@ -1,12 +1,13 @@
-"""Role inbox: answers gateways over the bus: fills, state changes, pages, the edge snapshot.
+"""Role inbox: answers gateways over the bus: fills, state changes, pages, the edge snapshot; and recalls.
 
 A queue group, so any inbox process answers. Each request has INBOX_DEADLINE_MS; above INBOX_IN_FLIGHT_MAX at once
-(INBOX_COMMANDS_IN_FLIGHT_MAX of them pages and state changes, which clients may ask for as often as they like),
+(INBOX_COMMANDS_IN_FLIGHT_MAX of them pages, state changes and recalls, of which there may be as many as they like),
 while PostgreSQL is away, or when a request fails for a reason nobody foresaw (which is logged), the answer is
 Failure("busy") and the gateway asks again later. A request that breaks a rule gets Failure("bad_frame").
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -32,12 +33,14 @@ from notification.messages import (
     InboxReply,
     InboxRequest,
     PageRequest,
+    RecallRequest,
     StateRequest,
 )
 from notification.names import (
     INBOX_EDGE,
     INBOX_PAGE,
     INBOX_QUEUE,
+    INBOX_RECALL,
     INBOX_RESUME,
     INBOX_STATE,
     PRIORITIES,
@@ -52,6 +55,7 @@ from worker.keys import KeyRing
 from worker.marks import mark
 from worker.page import page
 from worker.presence import PresenceReader
+from worker.recall import recall
 
 _log = structlog.get_logger("inbox")
 _KINDS: Final = {
@@ -59,8 +63,9 @@ _KINDS: Final = {
     INBOX_STATE: StateRequest,
     INBOX_PAGE: PageRequest,
     INBOX_EDGE: EdgeRequest,
+    INBOX_RECALL: RecallRequest,
 }
-_COMMANDS: Final = frozenset({INBOX_STATE, INBOX_PAGE})
+_COMMANDS: Final = frozenset({INBOX_STATE, INBOX_PAGE, INBOX_RECALL})
 _NO_ID: Final = bytes(16)
 
 
@@ -131,18 +136,29 @@ class Inbox:
             return await page(self._pool, self._ring, request)
         if isinstance(request, EdgeRequest):
             return await self._edge.snapshot(request)
+        if isinstance(request, RecallRequest):
+            recalled, told = await recall(self._pool, request)
+            await self._tell_devices(request.tenant, told)
+            return recalled
         reply, frame = await mark(self._pool, request)
         if frame is not None:
-            await self._tell_devices(request.tenant, request.user, frame)
+            await self._tell_devices(request.tenant, {request.user: frame})
         return reply
 
-    async def _tell_devices(self, tenant: str, user: str, frame: StateFrame) -> None:
-        """The frame to every connection of the user, by every gateway that has one. A hint: it may be lost."""
-        tag = user_tag(tenant, user)
-        item = batch.Item(batch.CONTROL, 0, 0, 0, 0, 0, _NO_ID, tag.encode("ascii"), frames.encode(frame))
-        message = batch.pack([item], self._clock.now_ms())
-        located = await self._presence.locate([tag])
-        for gateway in located.targets(tag):
+    async def _tell_devices(self, tenant: str, told: Mapping[str, StateFrame]) -> None:
+        """Each user's frame to all of its connections, one batch per gateway. A hint: it may be lost."""
+        if not told:
+            return
+        tags = {user: user_tag(tenant, user) for user in told}
+        located = await self._presence.locate(list(tags.values()))
+        items: dict[str, list[batch.Item]] = {}
+        for user, frame in told.items():
+            tag = tags[user]
+            item = batch.Item(batch.CONTROL, 0, 0, 0, 0, 0, _NO_ID, tag.encode("ascii"), frames.encode(frame))
+            for gateway in located.targets(tag):
+                items.setdefault(gateway, []).append(item)
+        for gateway, its_items in items.items():
+            message = batch.pack(its_items, self._clock.now_ms())
             await self._bus.publish(gateway_subject(gateway, PRIORITIES[0]), message)
 
 
@@ -157,4 +173,5 @@ def _check(subject: str, request: InboxRequest) -> None:
             raise InvalidInput("fills", f"must be at most {FILLS_COUNT_MAX}")
     elif not isinstance(request, EdgeRequest):
         check_token(request.tenant, "tenant")
-        check_user(request.user)
+        if request.user or not isinstance(request, RecallRequest):
+            check_user(request.user)

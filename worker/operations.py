@@ -1,4 +1,4 @@
-"""What an operator does to Herald: tenants, revocations, and what became of a notification. The CLI calls this."""
+"""What an operator does to Herald: tenants, revocations, recalls, a notification's story. The CLI calls this."""
 
 import asyncio
 import dataclasses
@@ -8,16 +8,21 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 import asyncpg
+import msgspec
 
-from notification.errors import Conflict, InvalidInput
+from notification import messages
+from notification.bus import Bus
+from notification.errors import BusError, Conflict, InvalidInput, NoResponders, Unavailable
 from notification.ids import check_token, check_user
 from notification.limits import (
+    INBOX_DEADLINE_MS,
     JTI_BYTES_MAX,
     REVOCATION_S_DEFAULT,
     REVOCATIONS_COUNT_MAX,
     TENANT_TITLE_CHARS_MAX,
 )
-from notification.messages import JTI, TENANT, USER, EdgeKey
+from notification.messages import JTI, TENANT, USER, EdgeKey, RecallReply, RecallRequest
+from notification.names import INBOX_RECALL
 from notification.settings import Settings
 from worker.database import Pool, connect_pool, show_tenants, tenant_ids, tenant_transaction
 from worker.jwks import check_url
@@ -25,6 +30,7 @@ from worker.keys import FIRST_VERSION, master_key, new_tenant_key, seal_issuer_k
 from worker.partitions import day_of
 
 ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
+_RECALL_WAIT_S: Final = 2 * INBOX_DEADLINE_MS / 1_000  # role inbox answers within half of it
 
 _NEW_TENANT: Final = (
     "INSERT INTO tenants (tenant_id, tenant_name, origins, wrapped_key, key_version) VALUES ($1, $2, $3, $4, $5)"
@@ -48,7 +54,8 @@ SET not_before = excluded.not_before, revoked_at = excluded.revoked_at,
 RETURNING not_before, revoked_at, expires_at, extract(epoch FROM not_before - clock_timestamp())::float8 AS wait_s
 """
 _NOTIFICATIONS: Final = """
-SELECT entity_id, type, priority, status, status_code, attempt, sent_at, expiry, seen_at, read_at, archived_at
+SELECT entity_id, type, priority, status, status_code, attempt, sent_at, expiry, seen_at, read_at, archived_at,
+       recalled_at
 FROM notifications WHERE tenant_id = $1 AND notification_id = $2 AND day = $3 ORDER BY entity_id
 """
 _HISTORY: Final = """
@@ -112,6 +119,7 @@ class NotificationStatus:
     seen_at: datetime.datetime | None
     read_at: datetime.datetime | None
     archived_at: datetime.datetime | None
+    recalled_at: datetime.datetime | None
     history: list[HistoryEntry]
 
 
@@ -225,6 +233,27 @@ class Operations:
         return [_status(row, history.get(row["entity_id"], [])) for row in rows]
 
 
+async def recall(bus: Bus, tenant: str, ident: uuid.UUID, user: str = "") -> tuple[int, bool]:
+    """Take a notification back from `user` or ("") from everybody; role inbox does it and tells live devices.
+
+    Returns from how many users (those of an earlier recall left out), and whether the tenant has one of this id.
+    Raises Unavailable when role inbox gives no answer: what was taken back until then stays so.
+    """
+    request = messages.encode(RecallRequest(tenant, ident.bytes, user))
+    users, known, more = 0, False, True
+    while more:
+        try:
+            reply = messages.decode_reply(await bus.request(INBOX_RECALL, request, _RECALL_WAIT_S))
+        except NoResponders as error:
+            raise Unavailable("no worker with role inbox is running") from error
+        except (BusError, msgspec.DecodeError) as error:
+            raise Unavailable("role inbox did not answer in time; run it again") from error
+        if not isinstance(reply, RecallReply):
+            raise Unavailable("role inbox is busy, or PostgreSQL is away; run it again")
+        users, known, more = users + reply.users, known or reply.known, reply.more
+    return users, known
+
+
 def _check_jti(value: str) -> None:
     """Raises InvalidInput."""
     try:
@@ -248,5 +277,6 @@ def _status(row: asyncpg.Record, history: list[HistoryEntry]) -> NotificationSta
         seen_at=row["seen_at"],
         read_at=row["read_at"],
         archived_at=row["archived_at"],
+        recalled_at=row["recalled_at"],
         history=history,
     )

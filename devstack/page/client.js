@@ -4,7 +4,7 @@
 //   notifications(batch)    [{n, known, replayed}], before they are acknowledged; persist nothing yourself
 //   reset()                 the server cannot tell what this device missed: drop what you hold, all follows
 //   page(frame, kind)       inbox rows; kind is what requestPage() was given
-//   state(ids, to)          marked on one of the user's devices
+//   state(ids, to)          marked on one of the user's devices, or (to "recalled") taken back by the sender
 //   unread(count)           the unread count changed
 //   acked(ids)              acknowledged to the server
 //
@@ -45,6 +45,7 @@ const COUNTERS_LAG_MS = 800; // after the last live item: fetch exact counters
 const MARK_TICK_MS = 50; // marks of one moment share a frame
 const IDS_PER_FRAME_MAX = 256;
 const TOKEN_REFUSALS_MAX = 3;
+const RECALLED_MAX = 1_000; // remembered: a recall may overtake the notification
 const REAUTH_AT = 0.75; // of the token's life
 
 export function encodeCursor(cursor) {
@@ -73,6 +74,7 @@ export class HeraldClient {
   #lastError = null;
   #recovered = true; // of the current session; "pending" until its resumed
   #sessionIds = new Set();
+  #recalled = new Set(); // ids
   #batch = [];
   #flushQueued = false;
   #channel = new MessageChannel(); // a task soon, also in a background tab, where timers are throttled
@@ -307,11 +309,12 @@ export class HeraldClient {
     this.#batch = [];
     if (batch.length === 0 || this.#socket.readyState !== WebSocket.OPEN) return;
     const replayed = this.#phase !== "live";
-    const items = batch.map((n) => ({ n, known: this.#store.items.has(n.id), replayed }));
+    const shown = batch.filter((n) => !this.#recalled.has(n.id));
+    const items = shown.map((n) => ({ n, known: this.#store.items.has(n.id), replayed }));
     this.#handlers.notifications(items);
     for (const n of batch) {
       this.#sessionIds.add(n.id);
-      this.#store.put(n);
+      if (!this.#recalled.has(n.id)) this.#store.put(n);
       // While the log is away a lane may have a hole before n: the cursor waits for `resumed`.
       if (this.#recovered !== "pending") this.#advance({ [n.lane]: n.seq });
     }
@@ -361,11 +364,18 @@ export class HeraldClient {
   #marked(frame) {
     this.#flush();
     for (const id of frame.ids) {
-      if (this.#store.marks.get(id) === frame.to) this.#store.marks.delete(id);
+      if (frame.to === "recalled") this.#forget(id);
+      else if (this.#store.marks.get(id) === frame.to) this.#store.marks.delete(id);
     }
     this.#store.flag(frame.ids, frame.to);
     this.#handlers.state(frame.ids, frame.to);
     this.#count(frame);
+  }
+
+  #forget(id) {
+    this.#store.marks.delete(id);
+    this.#recalled.add(id);
+    if (this.#recalled.size > RECALLED_MAX) this.#recalled.delete(this.#recalled.values().next().value);
   }
 
   #sendMarks() {
@@ -391,6 +401,7 @@ export class HeraldClient {
     this.#flush();
     clearTimeout(this.#timers.page);
     const kind = this.#page === null ? "late" : this.#page.kind;
+    if (this.#page !== null) this.#dropGone(this.#page.before, frame);
     this.#page = null;
     for (const { n, read = false, archived = false } of frame.items) {
       const marked = this.#store.marks.get(n.id);
@@ -400,6 +411,17 @@ export class HeraldClient {
     this.#store.save();
     this.#count(frame.counters);
     this.#handlers.page(frame, kind);
+  }
+
+  /** What we hold from before and the page leaves out among its rows has expired or was recalled. */
+  #dropGone(before, frame) {
+    const there = new Set(frame.items.map(({ n }) => n.id));
+    const oldest = frame.next ?? "";
+    const gone = [...this.#store.items.keys()].filter(
+      (id) => id >= oldest && (before === null || id < before) && !there.has(id) && !this.#sessionIds.has(id),
+    );
+    for (const id of gone) this.#store.items.delete(id);
+    if (gone.length > 0) this.#handlers.state(gone, "recalled");
   }
 
   // --- upkeep ---------------------------------------------------------------

@@ -98,7 +98,7 @@ export class Panel {
       const row = this.#rows.get(id);
       if (row === undefined) continue;
       if (to === "read" || to === "unread") setRead(row, to === "read");
-      if (to === "archived") {
+      if (to === "archived" || to === "recalled") {
         this.#rows.delete(id);
         row.remove();
       }

@@ -40,7 +40,7 @@ export class DeviceStore {
       if (item === undefined) continue;
       if (to === "read") item.read = true;
       else if (to === "unread") item.read = false;
-      else if (to === "archived") this.items.delete(id);
+      else if (to === "archived" || to === "recalled") this.items.delete(id);
     }
   }
 

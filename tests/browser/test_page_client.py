@@ -274,6 +274,35 @@ async def test_a_mark_is_kept_until_the_server_says_so(gateway: Gateway) -> None
     assert kept["marks"] == []
 
 
+async def test_what_is_recalled_goes_also_where_its_recall_came_first(gateway: Gateway) -> None:
+    session = await gateway.open()
+    shown, late = session.notify(1, "shown"), str(new_uuid7())
+    await gateway.titles("shown")
+    session.send(t="state", ids=[shown, late], to="recalled", unread=0, rev=4)
+    await gateway.titles()
+    session.notify(2, "late", late)
+    while (await session.frame("ack"))["ids"] != [late]:
+        continue
+    kept = session.notify(3, "kept")
+    await gateway.titles("kept")
+    stored = json.loads(await gateway.page.evaluate("localStorage.getItem('herald.device.ann.laptop')"))
+    assert [item["n"]["id"] for item in stored["items"]] == [kept]
+
+
+async def test_what_a_page_leaves_out_is_gone(gateway: Gateway) -> None:
+    session = await gateway.open()
+    for seq, title in enumerate(("recalled while away", "still there"), 1):
+        still = session.notify(seq, title)
+    await gateway.titles("still there", "recalled while away")
+    await gateway.page.reload()
+    session = await gateway.session()
+    session.welcome()
+    session.resumed({})
+    await session.frame("page")
+    session.send(t="page", items=[_row(still, "still there", read=False)], counters={"unread": 1, "rev": 1})
+    await gateway.titles("still there")
+
+
 async def test_a_silent_connection_is_replaced(gateway: Gateway) -> None:
     await gateway.page.clock.install()
     session = await gateway.open()

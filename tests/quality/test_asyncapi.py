@@ -76,6 +76,7 @@ def test_enumerations() -> None:
     assert tuple(SCHEMAS["Lane"]["enum"]) == codes.LANE_NAMES
     assert SCHEMAS["Priority"]["enum"] == [name.partition(".")[2] for name in codes.LANE_NAMES[:3]]
     assert tuple(SCHEMAS["State"]["enum"]) == frames.STATES == typing.get_args(frames.State)
+    assert tuple(SCHEMAS["StateFrame"]["properties"]["to"]["enum"]) == (*frames.STATES, frames.RECALLED)
     assert SCHEMAS["Welcome"]["properties"]["recovered"]["enum"] == [True, False, "pending"]
     assert SCHEMAS["ErrorFrame"]["properties"]["code"]["enum"] == list(codes.ERRORS)
 

@@ -20,10 +20,11 @@ from notification.messages import (
     InboxRequest,
     PageReply,
     PageRequest,
+    RecallRequest,
     StateReply,
     StateRequest,
 )
-from notification.names import INBOX_EDGE, INBOX_PAGE, INBOX_RESUME, INBOX_STATE
+from notification.names import INBOX_EDGE, INBOX_PAGE, INBOX_RECALL, INBOX_RESUME, INBOX_STATE
 from notification.settings import Settings
 from tests.stack.lab import Lab, open_lab
 from tests.twins.bus import Hub, MemoryBus
@@ -34,7 +35,10 @@ from worker.inbox import Inbox
 from worker.presence import Beats
 from worker.store import StoredNotification
 
-SUBJECTS = {FillsRequest: INBOX_RESUME, StateRequest: INBOX_STATE, PageRequest: INBOX_PAGE, EdgeRequest: INBOX_EDGE}
+SUBJECTS = {
+    FillsRequest: INBOX_RESUME, StateRequest: INBOX_STATE, PageRequest: INBOX_PAGE, EdgeRequest: INBOX_EDGE,
+    RecallRequest: INBOX_RECALL,
+}  # fmt: skip
 
 
 class World:

@@ -16,6 +16,7 @@ import pytest
 
 from herald.client import HeraldClient
 from herald.producer import EventProducer
+from notification.frames import StateFrame
 from notification.settings import FIELDS, Settings
 from tests.conftest import Mint
 from tests.unit.herald.documented import documented, same_shape
@@ -276,6 +277,38 @@ async def test_the_client_resumes_pages_and_marks_read(
             assert (states[0].ids, states[0].to) == ([one], "read")
             assert client.counters is not None
             assert client.counters.unread == 1
+
+
+async def test_a_recalled_one_goes_from_the_device_that_has_it(
+    system: Settings, tenant: str, mint: Mint, herald: Herald
+) -> None:
+    async def token() -> str:
+        return mint(tenant, "rae")
+
+    async def run(*arguments: str) -> Result:
+        return await asyncio.to_thread(herald, arguments[0], "--tenant", tenant, *arguments[1:])
+
+    url = f"ws://127.0.0.1:{system.gateway_port}/ws/connect"
+    told: asyncio.Queue[StateFrame] = asyncio.Queue()
+    async with asyncio.timeout(90), HeraldClient(url, token, device="tab", on_state=told.put_nowait) as client:
+        sent = (await run("send", "--user", "rae", "--title", "Oops", "--body", "B")).out.strip()
+        assert (await anext(aiter(client))).id == sent
+        recalled = await run("recall", sent, "--user", "rae", "--json")
+        assert same_shape(recalled.rows[0], documented("cli-recall") | {"user_id": "rae"})
+        assert (recalled.code, recalled.rows[0]["recalled"]) == (0, 1)
+        state = await told.get()
+        assert (state.ids, state.to, state.unread) == ([sent], "recalled", 0)
+        assert (await client.page()).items == []
+    [row] = (await run("status", "--id", sent, "--json")).rows
+    assert row["recalled_at"] is not None
+    assert {"status": "CANCELLED", "status_code": 410} in [
+        {"status": entry["status"], "status_code": entry["status_code"]} for entry in row["history"]
+    ]
+    assert (await run("recall", sent)).out == f"{sent} recalled before\n"
+    unknown = await run("recall", "01936b5e-4c00-7000-8000-000000000001")
+    assert (unknown.code, unknown.err) == (
+        1, f"error: tenant '{tenant}' has no notification 01936b5e-4c00-7000-8000-000000000001\n"
+    )  # fmt: skip
 
 
 async def test_the_producer_is_idempotent_where_the_broker_can(system: Settings) -> None:

@@ -19,7 +19,7 @@ from tests.unit.herald.documented import documented, same_shape
     [
         [], ["--help"], ["send", "--help"], ["listen", "-h"], ["token", "--help"], ["status", "--help"],
         ["tenant", "--help"], ["tenant", "create", "--help"], ["tenant", "list", "--help"], ["config", "--help"],
-        ["config", "check", "--help"], ["revoke", "--help"], ["--version"],
+        ["config", "check", "--help"], ["recall", "--help"], ["revoke", "--help"], ["--version"],
     ],
 )  # fmt: skip
 def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
@@ -74,6 +74,8 @@ def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
         (["revoke", "--tenant", "shop"], "give one of --jti, --user and --all"),
         (["revoke", "--tenant", "shop", "--user", "ann", "--all"], "give one of --jti, --user and --all"),
         (["revoke", "--tenant", "shop", "--user", "a b"], "--user: must be 1 to 128 printable ASCII characters"),
+        (["recall", "--tenant", "shop"], "Missing argument 'ID'"),
+        (["recall", "--tenant", "shop", "7"], "ID: must be a UUID of version 7"),
         (["revoke", "--tenant", "a b", "--all"], "--tenant: must be 1 to 64"),
         (["revoke", "--tenant", "shop", "--all", "--expires-in", "0"], "--expires-in"),
         (["--config", "none.toml", "config", "check"], "none.toml"),
@@ -145,6 +147,7 @@ def test_a_missing_secret_is_named_with_the_way_out(herald: Herald) -> None:
         (["tenant", "list"], "HERALD_POSTGRES_PORT", "PostgreSQL"),
         (["status", "--tenant", "d", "--id", "01936b5e-4c00-7000-8000-000000000001"], "HERALD_POSTGRES_PORT",
          "PostgreSQL"),
+        (["recall", "--tenant", "d", "01936b5e-4c00-7000-8000-000000000001"], "HERALD_NATS_PORT", "NATS"),
         (["listen", "--tenant", "d", "--user", "u"], "HERALD_GATEWAY_PORT", "gateway"),
     ],
 )  # fmt: skip

@@ -17,7 +17,7 @@ from websockets.http11 import Request, Response
 
 from herald import client as module
 from herald.client import HeraldClient, NotConnected, Refused, ServerBusy, SessionEnded, Unreachable
-from notification.frames import Cursor, StateFrame, cursor_from_text
+from notification.frames import Counters, Cursor, StateFrame, cursor_from_text
 
 Script = Callable[["Gateway", ServerConnection], Awaitable[None]]
 
@@ -155,6 +155,31 @@ async def test_the_cursor_follows_the_acks_not_the_arrivals() -> None:
         assert [frame["ids"] for frame in gateway.frames] == [[two.id], [one.id]]
         assert client.counters is not None
         assert client.counters.unread == 1
+
+
+async def test_what_is_recalled_before_the_app_took_it_is_acked_and_never_yielded() -> None:
+    async def recall(gateway: Gateway, socket: ServerConnection) -> None:
+        await gateway.greet(socket)
+        await gateway.resumed(socket, {"direct.high": 0})
+        await socket.send(json.dumps(n(1)))
+        ids = [n(1)["id"], n(2)["id"]]  # the second one is overtaken by its recall
+        await socket.send(json.dumps({"t": "state", "ids": ids, "to": "recalled", "rev": 6, "unread": 0}))
+        await socket.send(json.dumps(n(2)))
+        await socket.send(json.dumps(n(3)))
+        await gateway.forever(socket)
+
+    states: list[StateFrame] = []
+    async with Gateway(recall) as gateway, HeraldClient(gateway.url, token, on_state=states.append) as client:
+        await until(
+            lambda: bool(states) and client.cursor == Cursor(7, {"direct.high": 0}) and len(gateway.frames) == 1
+        )
+        (three,) = await take(client, 1)
+        assert three.seq == 3
+        await client.ack(three)
+        await until(lambda: len(gateway.frames) == 3)
+        assert {ident for frame in gateway.frames for ident in frame["ids"]} == {n(seq)["id"] for seq in (1, 2, 3)}
+        assert (states[0].to, client.counters) == ("recalled", Counters(0, 6))
+        assert client.cursor == Cursor(7, {"direct.high": 3})
 
 
 async def test_a_lost_connection_resumes_from_the_cursor_and_yields_nothing_twice() -> None:

@@ -19,6 +19,7 @@ REQUESTS = [
     messages.StateRequest("demo", "ann", "phone", [ID], "read"),
     messages.PageRequest("demo", "ann", b"", 50),
     messages.EdgeRequest(0),
+    messages.RecallRequest("demo", ID),
 ]
 REPLIES = [
     messages.FillsReply(
@@ -36,6 +37,7 @@ REPLIES = [
         [messages.EdgeTenant("demo", "active", ["https://x"], [messages.EdgeKey("i", "a", "", "HS256", b"k")])],
     ),
     messages.EdgeReply(2, 7, None),
+    messages.RecallReply(2, True, False),
     messages.Failure("busy"),
 ]  # fmt: skip
 
