@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from herald.commands.config import config
+from herald.commands.dlq import dlq
 from herald.commands.listen import listen
 from herald.commands.recall import recall
 from herald.commands.revoke import revoke
@@ -43,7 +44,7 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     context.obj = config_file
 
 
-for command in (send, listen, status, recall, token, revoke, tenant, config):
+for command in (send, listen, status, recall, token, revoke, tenant, dlq, config):
     cli.add_command(command)
 
 

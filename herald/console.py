@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import os
 import sys
 from typing import Any
@@ -40,6 +41,22 @@ def file_fault(error: OSError) -> str:
     """`users.txt: No such file or directory`: the file where the error names one, and the reason in words."""
     reason = error.strerror or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename else f"reading or writing failed: {reason}"
+
+
+def plain(text: str) -> str:
+    """Text of others as a terminal may show it: what is not printable is escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def quiet_logs() -> None:
+    """What modules of the worker, and aiokafka, log while they retry is for a service's log, not for a terminal."""
+    import structlog
+
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def complain(text: str) -> None:

@@ -5,17 +5,15 @@ The import of the worker is lazy on purpose: only a command that needs it loads 
 
 import asyncio
 import contextlib
-import logging
 import os
 import secrets
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from herald.console import iso_time
+from herald.console import iso_time, quiet_logs
 from herald.errors import Failed, server_down
 from herald.tokens import secret_name
 from notification.errors import InvalidInput
@@ -38,7 +36,7 @@ async def _operations(settings: Settings) -> "AsyncIterator[Operations]":
     from worker.database import AWAY
     from worker.operations import Operations
 
-    _quiet()
+    quiet_logs()
     place = urlsplit(settings.postgres_dsn)
     down = server_down("PostgreSQL", f"{place.hostname}:{place.port or 5432}", "postgres", settings)
     try:
@@ -59,7 +57,7 @@ async def _bus(settings: Settings) -> "AsyncIterator[Bus]":
     """Connected to NATS. Raises herald.errors.Failed when it is down or goes away."""
     from notification.bus import NatsBus, without_login
 
-    _quiet()
+    quiet_logs()
     down = server_down("NATS", without_login(settings.nats_url), "nats", settings)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -70,16 +68,6 @@ async def _bus(settings: Settings) -> "AsyncIterator[Bus]":
         yield bus
     finally:
         await bus.close()
-
-
-def _quiet() -> None:
-    """What the modules below log while they retry is for a service's log, not for a user's terminal."""
-    import structlog
-
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 async def recall(settings: Settings, tenant: str, ident: uuid.UUID, user: str | None) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class KafkaLog:
         try:
             await producer.start()
         except KafkaError as error:
-            await _stop(producer)
+            await stop_client(producer)
             if error.retriable:
                 raise
             _log.info("producer_not_idempotent", error=type(error).__name__)
@@ -166,7 +166,7 @@ class KafkaLog:
         try:
             await producer.start()
         except KafkaError:
-            await _stop(producer)
+            await stop_client(producer)
             raise
         return producer
 
@@ -198,7 +198,7 @@ class KafkaLog:
         try:
             await consumer.start()
         except BaseException:  # a cancelled start as well: it would stay in the group
-            await _stop(consumer)
+            await stop_client(consumer)
             raise
         return consumer
 
@@ -251,7 +251,7 @@ class KafkaLog:
         except (KafkaError, TimeoutError) as error:
             raise LogAway(f"Kafka does not tell what its partitions hold: {type(error).__name__}") from error
         finally:
-            await _stop(consumer)
+            await stop_client(consumer)
         return {Partition(*tp) for tp, last in lasts.items() if last >= wanted[tp]}
 
     def place(self, offsets: Mapping[Partition, int]) -> None:
@@ -293,7 +293,7 @@ class KafkaLog:
         assert self._consumer is not None
         _log.warning("consumer_renewed")
         try:
-            await _stop(self._consumer)
+            await stop_client(self._consumer)
             async with asyncio.timeout((KAFKA_SESSION_MS + KAFKA_REBALANCE_DEADLINE_MS) / 1000):
                 self._consumer = await self._start_consumer()
         except (KafkaError, TimeoutError) as error:
@@ -347,7 +347,7 @@ class KafkaLog:
     async def close(self) -> None:
         for part in (self._consumer, self._producer):
             if part is not None:
-                await _stop(part)
+                await stop_client(part)
         self._consumer = self._producer = None
 
 
@@ -375,7 +375,7 @@ async def _last_offsets(consumer: AIOKafkaConsumer, partitions: set[TopicPartiti
     return lasts
 
 
-async def _stop(part: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+async def stop_client(part: AIOKafkaConsumer | AIOKafkaProducer) -> None:
     """Stop a client of aiokafka; where Kafka is away it may hang, or end in the CancelledError of its own tasks."""
     task = asyncio.ensure_future(part.stop())
     await asyncio.wait({task}, timeout=KAFKA_REQUEST_DEADLINE_MS / 1000)

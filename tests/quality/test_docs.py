@@ -81,12 +81,11 @@ def test_events_pass_the_worker_and_its_schema() -> None:
         jsonschema.Draft202012Validator(schema).validate(json.loads(text))
 
 
-def test_the_confluent_examples_compile_and_make_an_event() -> None:
+def test_the_confluent_example_makes_an_event() -> None:
     from worker import event
 
     text = (ROOT / "docs" / "events.md").read_text("utf-8")
-    producing, consuming = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    compile(consuming, "docs/events.md", "exec")
+    (producing,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     made = re.sub(r"^producer.*$", "", producing, flags=re.MULTILINE)  # the event alone: nothing is connected
     names: dict[str, Any] = {}
     exec(made, names)

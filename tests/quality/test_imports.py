@@ -154,6 +154,7 @@ def test_one_composition_root_per_process() -> None:
     allowed = {
         "worker/database.py": "defines connect_pool",
         "worker/log.py": "defines the Kafka log; process.py makes one",
+        "worker/dead_letter_reader.py": "what `herald dlq` reads with: a command's own root",
         "worker/redis_client.py": "defines open_client; process.py makes one",
         "worker/operations.py": "Operations.connect: a command's own root",
         "notification/bus.py": "defines NatsBus",

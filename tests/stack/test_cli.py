@@ -1,8 +1,10 @@
 """The `herald` command as a user runs it, against the whole running system."""
 
 import asyncio
+import base64
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -13,10 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from herald.client import HeraldClient
 from herald.producer import EventProducer
 from notification.frames import StateFrame
+from notification.names import TOPICS
 from notification.settings import FIELDS, Settings
 from tests.conftest import Mint
 from tests.unit.herald.documented import documented, same_shape
@@ -239,6 +243,68 @@ def test_ctrl_c_ends_listening_quietly(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert (process.returncode, err.strip()) == (130, "")
+
+
+def letters_of(herald: Herald, tenant: str, count: int) -> list[dict[str, Any]]:
+    """Ask `herald dlq list` until the tenant has so many."""
+    deadline = time.monotonic() + WAIT_S
+    while len(rows := herald("dlq", "list", "--tenant", tenant, "--json").rows) < count:
+        assert time.monotonic() < deadline, rows
+    return rows
+
+
+def test_a_dead_letter_is_listed_shown_and_replayed_once_its_cause_is_gone(
+    herald: Herald, folder: Path, system: Settings, tenant: str
+) -> None:
+    name = f"{tenant}_late"
+    sent = herald("send", "--tenant", name, "--user", "ann", "--title", "Late", "--body", "B").out.strip()
+    (row,) = letters_of(herald, name, 1)
+    assert same_shape(row, documented("cli-dlq-list"))
+    assert (row["reason"], row["tenant_id"], row["topic"]) == ("unknown_tenant", name, TOPICS[1])
+    letter = herald("dlq", "show", row["letter"], "--json").rows[0]
+    assert same_shape(letter, documented("cli-dlq-show"))
+    assert {field: letter[field] for field in row} == row
+    assert (letter["key"], letter["obstacle"]) == (f"{name}:ann", None)
+    assert json.loads(letter["value"])["id"] == sent
+    assert base64.b64decode(letter["value_base64"]).decode() == letter["value"]
+    assert "Late" in herald("dlq", "show", row["letter"]).out
+
+    ours, theirs = pty.openpty()
+    os.write(ours, b"n\n")
+    asked = subprocess.run(
+        command("dlq", "replay", row["letter"]), cwd=folder, env=environment(), stdin=theirs, capture_output=True,
+        text=True, timeout=WAIT_S, check=False,
+    )  # fmt: skip
+    os.close(ours)
+    os.close(theirs)
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert "1 to send again (1 unknown_tenant). Go on?" in asked.stderr
+    assert asked.stderr.endswith("nothing was sent\n")
+
+    assert herald("tenant", "create", name).code == 0
+    asyncio.run(produce(system, TOPICS[0], f"{name}:ann", b"\xffnot JSON"))
+    letters_of(herald, name, 2)
+    replayed = herald("dlq", "replay", "--tenant", name, "--yes", "--json")
+    assert replayed.code == 1
+    assert replayed.err.splitlines()[-1] == "replayed 1, kept 1"
+    done, kept = sorted(replayed.rows, key=lambda row: row["status"], reverse=True)
+    assert same_shape(done, documented("cli-dlq-replayed"))
+    assert same_shape(kept, documented("cli-dlq-kept"))
+    assert (done["letter"], done["id"], done["topic"]) == (row["letter"], sent, TOPICS[1])
+    assert kept["error"].startswith("would be rejected again: not_json")
+    becomes(herald, name, sent, "PARKED")
+
+
+async def produce(settings: Settings, topic: str, key: str, value: bytes) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka_servers, acks="all") as producer:
+        await producer.send_and_wait(topic, value, key.encode())
+
+
+def test_a_letter_that_is_not_there_is_a_failure(herald: Herald) -> None:
+    for arguments in (("show", "0-999999"), ("replay", "0-999999", "--yes")):
+        result = herald("dlq", *arguments)
+        assert (result.code, result.out) == (1, "")
+        assert result.err == "error: LETTER: 0-999999 is not (or no longer) in notifications.dlq\n"
 
 
 async def test_the_client_resumes_pages_and_marks_read(

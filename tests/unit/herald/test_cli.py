@@ -19,7 +19,8 @@ from tests.unit.herald.documented import documented, same_shape
     [
         [], ["--help"], ["send", "--help"], ["listen", "-h"], ["token", "--help"], ["status", "--help"],
         ["tenant", "--help"], ["tenant", "create", "--help"], ["tenant", "list", "--help"], ["config", "--help"],
-        ["config", "check", "--help"], ["recall", "--help"], ["revoke", "--help"], ["--version"],
+        ["config", "check", "--help"], ["recall", "--help"], ["revoke", "--help"], ["dlq", "--help"],
+        ["dlq", "list", "--help"], ["dlq", "show", "--help"], ["dlq", "replay", "--help"], ["--version"],
     ],
 )  # fmt: skip
 def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
@@ -78,6 +79,13 @@ def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
         (["recall", "--tenant", "shop", "7"], "ID: must be a UUID of version 7"),
         (["revoke", "--tenant", "a b", "--all"], "--tenant: must be 1 to 64"),
         (["revoke", "--tenant", "shop", "--all", "--expires-in", "0"], "--expires-in"),
+        (["dlq", "list", "--reason", "bad"], "--reason: must be one of not_json, schema"),
+        (["dlq", "list", "--tenant", "a b"], "--tenant: must be 1 to 64"),
+        (["dlq", "list", "--limit", "0"], "--limit"),
+        (["dlq", "show", "17"], "LETTER: must be PARTITION-OFFSET, such as 0-17"),
+        (["dlq", "replay", "--yes"], "give letters, or --tenant and --reason, or --all"),
+        (["dlq", "replay", "0-1", "--all", "--yes"], "give letters, or --tenant and --reason, or --all"),
+        (["dlq", "replay", "--all"], "there is no terminal to ask: give --yes"),
         (["--config", "none.toml", "config", "check"], "none.toml"),
     ],
 )
@@ -144,6 +152,8 @@ def test_a_missing_secret_is_named_with_the_way_out(herald: Herald) -> None:
     ("arguments", "variable", "server"),
     [
         (["send", "--tenant", "d", "--user", "u", "--title", "T", "--body", "B"], "HERALD_KAFKA_PORT", "Kafka"),
+        (["dlq", "list"], "HERALD_KAFKA_PORT", "Kafka"),
+        (["dlq", "replay", "--all", "--yes"], "HERALD_KAFKA_PORT", "Kafka"),
         (["tenant", "list"], "HERALD_POSTGRES_PORT", "PostgreSQL"),
         (["status", "--tenant", "d", "--id", "01936b5e-4c00-7000-8000-000000000001"], "HERALD_POSTGRES_PORT",
          "PostgreSQL"),

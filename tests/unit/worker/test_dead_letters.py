@@ -4,9 +4,10 @@ from collections.abc import Iterable
 import pytest
 
 from notification import names
+from notification.limits import EVENT_BYTES_MAX
 from tests.twins.log import MemoryBroker, MemoryLog
 from worker.admission import Reason, Rejection
-from worker.dead_letters import Dead, bury, encode
+from worker.dead_letters import Dead, bury, claimed_tenant, encode
 from worker.log import DeadLetter, LogAway, Record, TooLarge
 
 RECORD = Record(names.TOPICS[1], 3, 41, b"key", b"\xffvalue", 1_700_000_000_000, None)
@@ -24,8 +25,30 @@ def test_a_letter_is_the_record_and_why() -> None:
             ("partition", b"3"),
             ("offset", b"41"),
             ("timestamp_ms", b"1700000000000"),
+            ("tenant_id", b"key"),
         ],
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "tenant"),
+    [
+        (b"acme:ann", b'{"tenant_id":"shop"}', "shop"),
+        (b"acme:ann", b'{"tenant_id":"a b"}', "acme"),
+        (b"acme:ann", b'{"tenant_id":7}', "acme"),
+        (b"acme:ann", b"\xff", "acme"),
+        (b"acme:ann", None, "acme"),
+        (b"acme:ann", b'{"tenant_id":"shop"}' + b" " * EVENT_BYTES_MAX, "acme"),
+        (b"acme", b"[" * 5_000, "acme"),
+        (b"a b:c", b"", None),
+        (b"\xff:c", b"{}", None),
+        (None, None, None),
+    ],
+)
+def test_the_tenant_that_a_record_names(key: bytes | None, value: bytes | None, tenant: str | None) -> None:
+    dead = Dead(RECORD._replace(key=key, value=value), REJECTION)
+    assert claimed_tenant(dead.record) == tenant
+    assert dict(encode(dead).headers).get("tenant_id") == (None if tenant is None else tenant.encode())
 
 
 @pytest.mark.parametrize(
