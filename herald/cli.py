@@ -9,6 +9,7 @@ import click
 from herald.commands.config import config
 from herald.commands.dlq import dlq
 from herald.commands.listen import listen
+from herald.commands.preferences import preferences
 from herald.commands.recall import recall
 from herald.commands.revoke import revoke
 from herald.commands.send import send
@@ -44,7 +45,7 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     context.obj = config_file
 
 
-for command in (send, listen, status, recall, token, revoke, tenant, dlq, config):
+for command in (send, listen, status, recall, preferences, token, revoke, tenant, dlq, config):
     cli.add_command(command)
 
 

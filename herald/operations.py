@@ -113,6 +113,22 @@ def _status_row(tenant: str, ident: uuid.UUID, row: "NotificationStatus") -> dic
     }
 
 
+async def preferences(settings: Settings, tenant: str, user: str) -> dict[str, Any]:
+    """What a user has set, in the shape of docs/cli.md."""
+    async with _operations(settings) as operations:
+        found = await operations.preferences(tenant, user)
+    return {"tenant_id": tenant, "user_id": user, "types": found.types, "topics": found.topics}
+
+
+async def set_preference(
+    settings: Settings, tenant: str, user: str, wanted: bool | None, kind: str | None, topic: str | None
+) -> dict[str, Any]:
+    """Turn a type or a topic on or off, in the shape of docs/cli.md."""
+    async with _operations(settings) as operations:
+        found = await operations.set_preference(tenant, user, wanted, kind=kind, topic=topic)
+    return {"tenant_id": tenant, "user_id": user, "types": found.types, "topics": found.topics}
+
+
 async def list_tenants(settings: Settings) -> list[dict[str, Any]]:
     """Every tenant, in the shape of docs/cli.md."""
     async with _operations(settings) as operations:

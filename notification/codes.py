@@ -84,6 +84,7 @@ class StatusCode(enum.IntEnum):
     PARKED_GATEWAY_GONE = 302
     EXPIRED_TTL = 400
     CANCELLED_RECALL = 410
+    CANCELLED_OPTED_OUT = 411
     COLLAPSED_NEWER = 420
     DEAD_CRASHES = 430
     DELIVERED_ACK = 500
@@ -100,6 +101,7 @@ STATUS_TEXT: Final = {
     StatusCode.PARKED_GATEWAY_GONE: "the gateway process is gone; replayed on the next connect",
     StatusCode.EXPIRED_TTL: "its time to live ran out before an ack",
     StatusCode.CANCELLED_RECALL: "recalled by its sender; no device shows it any more",
+    StatusCode.CANCELLED_OPTED_OUT: "the user has turned this type or topic off; it was never sent",
     StatusCode.COLLAPSED_NEWER: "reserved: a newer notification of its collapse key replaced it",
     StatusCode.DEAD_CRASHES: "reserved: given up after it was stored",
     StatusCode.DELIVERED_ACK: "a device of the user acknowledged it",

@@ -83,6 +83,7 @@ BUS_PENDING_BYTES_MAX: Final = 64 * 1_024 * 1_024
 INBOX_DEADLINE_MS: Final = 2_000
 INBOX_IN_FLIGHT_MAX: Final = 64  # per inbox process; above it the answer is "busy"
 INBOX_COMMANDS_IN_FLIGHT_MAX: Final = 48  # of them what clients ask for, so that fills and the edge have places
+PREFERENCES_TOPICS_COUNT_MAX: Final = 100  # that one user has set
 RECALL_USERS_COUNT_MAX: Final = 200  # of one request: 2 ms each of INBOX_DEADLINE_MS, and one batch to a gateway
 EDGE_POLL_MS: Final = 3_500  # edge snapshot version compared this often, where no hint of a change came
 EDGE_PAGE_BYTES_MAX: Final = 300 * 1_024  # of the tenants in one edge reply; what one tenant may need at most

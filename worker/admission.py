@@ -8,6 +8,8 @@ import enum
 import uuid
 from typing import NamedTuple
 
+import msgspec
+
 from notification import names
 from notification.errors import InvalidInput
 from notification.ids import uuid7_ms
@@ -61,6 +63,7 @@ class Admitted(NamedTuple):
     ttl_s: int
     collapse_key: str | None
     not_before_ms: int | None
+    topic: str | None = None
 
     @property
     def expiry_ms(self) -> int:
@@ -106,6 +109,7 @@ def admit(record: Record, now_ms: int) -> Admitted | Rejection:
         ttl_s=event.ttl,
         collapse_key=event.collapse_key,
         not_before_ms=event.not_before,
+        topic=None if event.topic is msgspec.UNSET else event.topic,
     )
 
 

@@ -31,6 +31,7 @@ from notification.limits import (
     USER_CHARS_MAX,
 )
 
+Type = Literal["system_alert", "service", "promotional"]
 NUMBER_MAX: Final = 2**53 - 1  # what JSON readers agree on (RFC 8259 §6)
 
 
@@ -40,11 +41,13 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     tenant_id: str
     user_id: str
-    type: Literal["system_alert", "service", "promotional"]
+    type: Type
     payload: frames.Payload
     ttl: int = TTL_S_DEFAULT
     collapse_key: str | None = None
     not_before: int | None = None
+    # UNSET is left out of body_hash: an event without one has the hash that it had before there were topics.
+    topic: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def uuid(self) -> uuid.UUID:
@@ -56,13 +59,15 @@ _ID_RULE: Final = "must be a UUID of version 7 in its lower-case canonical form"
 _TOKEN_RULE: Final = f"must be 1 to {ID_CHARS_MAX} characters of A-Z a-z 0-9 _ -"
 # Path in an event -> what must stand there. The only texts about fields that reach a dead letter's header.
 RULES: Final = {
-    "": "must be an object with id, tenant_id, user_id, type, payload; optionally ttl, collapse_key, not_before",
+    "": "must be an object with id, tenant_id, user_id, type, payload; "
+    "optionally ttl, collapse_key, not_before, topic",
     "id": _ID_RULE,
     "tenant_id": _TOKEN_RULE,
     "user_id": f"must be 1 to {USER_CHARS_MAX} printable ASCII characters without space",
     "type": "must be system_alert, service or promotional",
     "ttl": f"must be a whole number of seconds from {TTL_S_MIN} to {TTL_S_MAX}",
     "collapse_key": f"must be 1 to {COLLAPSE_KEY_CHARS_MAX} printable characters",
+    "topic": _TOKEN_RULE,
     "not_before": "must be a time in Unix milliseconds before the event expires",
     "payload": "must be an object with title, body and optionally image, actions, data",
     "payload.title": f"must be 1 to {TITLE_CHARS_MAX} characters, not only white space",
@@ -110,6 +115,8 @@ def check(event: Event) -> Event:
     _require(event.not_before is None or 0 <= event.not_before <= NUMBER_MAX, "not_before")
     key = event.collapse_key
     _require(key is None or (0 < len(key) <= COLLAPSE_KEY_CHARS_MAX and key.isprintable()), "collapse_key")
+    if event.topic is not msgspec.UNSET:
+        check_token(event.topic, "topic")
     payload = event.payload
     _require(_says_something(payload.title, TITLE_CHARS_MAX), "payload.title")
     _require(payload.image is None or _is_https(payload.image), "payload.image")

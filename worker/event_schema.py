@@ -51,6 +51,7 @@ def event_schema() -> dict[str, Any]:
                 maxLength=COLLAPSE_KEY_CHARS_MAX,
                 pattern=r"^[^\u0000-\u001f\u007f-\u009f]*$",
             ),
+            "topic": _rule("topic", type="string", pattern=f"^[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}$"),
             "not_before": _rule("not_before", type=["integer", "null"], minimum=0, maximum=NUMBER_MAX),
             "payload": _payload(),
         },

@@ -28,6 +28,7 @@ from worker.database import Pool, connect_pool, show_tenants, tenant_ids, tenant
 from worker.jwks import check_url
 from worker.keys import FIRST_VERSION, master_key, new_tenant_key, seal_issuer_key
 from worker.partitions import day_of
+from worker.preferences import Preferences, preferences_of, set_topic, set_type
 
 ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
 _RECALL_WAIT_S: Final = 2 * INBOX_DEADLINE_MS / 1_000  # role inbox answers within half of it
@@ -217,6 +218,26 @@ class Operations:
             await asyncio.sleep(row["wait_s"])
         return Revoked(kind, value, row["not_before"], row["revoked_at"], row["expires_at"])
 
+    async def preferences(self, tenant: str, user: str) -> Preferences:
+        """What a user has set. Raises InvalidInput: a bad id, an unknown tenant."""
+        _check_ids(tenant, user)
+        async with tenant_transaction(self._pool, [tenant]) as connection:
+            return await preferences_of(connection, tenant, user)
+
+    async def set_preference(
+        self, tenant: str, user: str, wanted: bool | None, *, kind: str | None = None, topic: str | None = None
+    ) -> Preferences:
+        """Turn a type (`kind`) or a topic on or off for a user, or (None) forget what was set; what is stored from
+        then on obeys it. Returns all that is set.
+
+        Raises InvalidInput: a bad id, an unknown tenant, a type that always comes, too many topics.
+        """
+        _check_ids(tenant, user)
+        async with tenant_transaction(self._pool, [tenant]) as connection:
+            if kind is not None:
+                return await set_type(connection, tenant, user, kind, wanted)
+            return await set_topic(connection, tenant, user, topic or "", wanted)
+
     async def notification_status(self, tenant: str, ident: uuid.UUID) -> list[NotificationStatus]:
         """Per user, the status and history of a notification; empty when the tenant has none of this id.
 
@@ -252,6 +273,12 @@ async def recall(bus: Bus, tenant: str, ident: uuid.UUID, user: str = "") -> tup
             raise Unavailable("role inbox is busy, or PostgreSQL is away; run it again")
         users, known, more = users + reply.users, known or reply.known, reply.more
     return users, known
+
+
+def _check_ids(tenant: str, user: str) -> None:
+    """Raises InvalidInput."""
+    check_token(tenant, "tenant")
+    check_user(user, "user")
 
 
 def _check_jti(value: str) -> None:

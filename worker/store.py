@@ -1,8 +1,9 @@
 """The storing transaction: a batch of admitted events becomes rows, and the position moves with them.
 
 One transaction: move the positions (which fences a worker that has lost its partitions), read the tenants on the
-primary, lock the users' state and lane heads in sorted order (so commit order is seq order), leave out what is
-stored already, number the rest, insert rows and history. Dead letters are acknowledged by Kafka before COMMIT.
+primary, lock the users' state (with what each wants to get) and lane heads in sorted order (so commit order is seq
+order), leave out what is stored already, number the rest, insert rows and history. Dead letters are acknowledged by
+Kafka before COMMIT.
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ from worker.keys import KeyRing, User, UserKey
 from worker.log import Partition
 from worker.outage import until_up
 from worker.partitions import Partitions, day_of
+from worker.preferences import Preferences, decode
 
 _MOVE: Final = """
 WITH moved AS (
@@ -51,7 +53,7 @@ INSERT INTO user_state AS s (tenant_id, entity_id, rev)
 SELECT tenant_id, entity_id, 1 FROM unnest($1::text[], $2::text[]) AS u (tenant_id, entity_id)
 ORDER BY tenant_id, entity_id
 ON CONFLICT (tenant_id, entity_id) DO UPDATE SET rev = s.rev + 1
-RETURNING tenant_id, entity_id, rev
+RETURNING tenant_id, entity_id, rev, preferences
 """
 _STORED: Final = """
 SELECT n.tenant_id, n.entity_id, n.notification_id, n.body_hash
@@ -98,6 +100,9 @@ INSERT INTO positions (topic, partition, next_offset)
 SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[]) ON CONFLICT DO NOTHING
 """
 _FORGET: Final = "DELETE FROM positions"
+_OUTCOMES: Final = {  # label of telemetry.EVENTS
+    StatusCode.ACCEPTED: "stored", StatusCode.EXPIRED_TTL: "expired", StatusCode.CANCELLED_OPTED_OUT: "opted_out",
+}  # fmt: skip
 # At least the clock, so that an epoch of a restored database never repeats one given out before.
 _RAISE_EPOCH: Final = """
 UPDATE log_state SET epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint) RETURNING epoch
@@ -171,6 +176,13 @@ class Outcome(NamedTuple):
     ready: list[StoredNotification]
     duplicates: int
     rejected: int
+
+
+class _UserState(NamedTuple):
+    """The locked row of user_state; `preferences` None: nothing was set."""
+
+    rev: int
+    preferences: Preferences | None
 
 
 class _Row(NamedTuple):
@@ -252,8 +264,7 @@ class Store:
             await bury(rejected)
         telemetry.STORE_SECONDS.observe(time.perf_counter() - started_s)
         for row in rows:
-            outcome = "stored" if row.status is Status.ACCEPTED else "expired"
-            telemetry.EVENTS.labels(PRIORITIES[row.event.priority], outcome).inc()
+            telemetry.EVENTS.labels(PRIORITIES[row.event.priority], _OUTCOMES[row.code]).inc()
         for event in duplicates:
             telemetry.EVENTS.labels(PRIORITIES[event.priority], "duplicate").inc()
         ready = [row.notification for row in rows if _is_ready(row, now_ms)]
@@ -261,14 +272,14 @@ class Store:
 
     async def _dedupe(
         self, connection: Connection, events: Sequence[Admitted]
-    ) -> tuple[list[tuple[Admitted, int]], list[Admitted], list[Rejected]]:
-        """(new events with their user's rev, exact copies, ids reused with another body).
+    ) -> tuple[list[tuple[Admitted, _UserState]], list[Admitted], list[Rejected]]:
+        """(new events with their user's state, exact copies, ids reused with another body).
 
         The users are locked first: what another worker stores for them is visible by the time we look.
         """
         if not events:
             return [], [], []
-        revs = await _raise_revs(connection, events)
+        states = await _raise_revs(connection, events)
         rows = await connection.fetch(
             _STORED,
             [day_of(event.id) for event in events],
@@ -277,7 +288,7 @@ class Store:
             [event.user for event in events],
         )
         hashes = {(row["tenant_id"], row["entity_id"], row["notification_id"]): row["body_hash"] for row in rows}
-        fresh: list[tuple[Admitted, int]] = []
+        fresh: list[tuple[Admitted, _UserState]] = []
         duplicates: list[Admitted] = []
         reused: list[Rejected] = []
         for event in events:
@@ -285,7 +296,7 @@ class Store:
             first = hashes.get(identity)
             if first is None:
                 hashes[identity] = event.body_hash
-                fresh.append((event, revs[event.tenant, event.user]))
+                fresh.append((event, states[event.tenant, event.user]))
             elif first == event.body_hash:
                 duplicates.append(event)
             else:
@@ -296,7 +307,7 @@ class Store:
     async def _number(
         self,
         connection: Connection,
-        fresh: Sequence[tuple[Admitted, int]],
+        fresh: Sequence[tuple[Admitted, _UserState]],
         keys: dict[User, UserKey],
         now_ms: int,
     ) -> list[_Row]:
@@ -305,18 +316,18 @@ class Store:
             return []
         heads = await _raise_heads(connection, [event for event, _ in fresh])
         rows = []
-        for event, rev in fresh:
+        for event, state in fresh:
             lane = Lane(event.priority)
             head = (event.tenant, event.user, lane)
             prev = heads[head]
             heads[head] = prev + 1
-            status, code, due_ms = _first_status(event, now_ms)
+            status, code, due_ms = _first_status(event, now_ms, state.preferences)
             notification = StoredNotification(
                 tenant=event.tenant, user=event.user, id=event.id, lane=lane, seq=prev + 1, prev=prev,
                 type=event.type, priority=event.priority, sent_ms=event.sent_ms, expiry_ms=event.expiry_ms,
                 collapse_key=event.collapse_key, payload=event.payload, not_before_ms=event.not_before_ms,
             )  # fmt: skip
-            rows.append(_Row(event, notification, keys[event.tenant, event.user], rev, status, code, due_ms))
+            rows.append(_Row(event, notification, keys[event.tenant, event.user], state.rev, status, code, due_ms))
         return rows
 
 
@@ -340,10 +351,14 @@ async def forget_positions(settings: Settings) -> None:
         return
 
 
-def _first_status(event: Admitted, now_ms: int) -> tuple[Status, StatusCode, int | None]:
+def _first_status(
+    event: Admitted, now_ms: int, preferences: Preferences | None
+) -> tuple[Status, StatusCode, int | None]:
     """Status, code and due time (Unix ms) of a new row."""
     if event.expiry_ms <= now_ms:
         return Status.EXPIRED, StatusCode.EXPIRED_TTL, None
+    if preferences is not None and not preferences.wants(event.type, event.topic):
+        return Status.CANCELLED, StatusCode.CANCELLED_OPTED_OUT, None
     if event.not_before_ms is not None and event.not_before_ms > now_ms:
         return Status.ACCEPTED, StatusCode.ACCEPTED, event.not_before_ms
     return Status.ACCEPTED, StatusCode.ACCEPTED, min(now_ms + ACK_DUE_MS, event.expiry_ms)
@@ -393,10 +408,12 @@ async def _split_by_tenant(
     return known, rejected
 
 
-async def _raise_revs(connection: Connection, events: Sequence[Admitted]) -> dict[User, int]:
+async def _raise_revs(connection: Connection, events: Sequence[Admitted]) -> dict[User, _UserState]:
     users = sorted({(event.tenant, event.user) for event in events})
     rows = await connection.fetch(_RAISE_REVS, [tenant for tenant, _ in users], [user for _, user in users])
-    return {(row["tenant_id"], row["entity_id"]): row["rev"] for row in rows}
+    return {
+        (row["tenant_id"], row["entity_id"]): _UserState(row["rev"], decode(row["preferences"])) for row in rows
+    }
 
 
 async def _raise_heads(connection: Connection, events: Sequence[Admitted]) -> dict[tuple[str, str, Lane], int]:

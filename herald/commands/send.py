@@ -76,6 +76,7 @@ Examples:
 @click.option("--data", metavar="JSON", help="The app's own object.")
 @click.option("--ttl", type=int, metavar="SECONDS", help="Time to live.  [default: a week]")
 @click.option("--collapse-key", metavar="KEY", help="Of one key clients show only the newest.")
+@click.option("--topic", metavar="TOPIC", help="What it is about: users may turn a topic off.")
 @click.option("--id", "ident", metavar="UUID", help="UUIDv7 to send under; a repeat of the same event is harmless.")
 @click.option(
     "--file", "file", type=click.File("rb"), metavar="events.jsonl",
@@ -130,7 +131,10 @@ def _from_options(options: dict[str, Any]) -> Iterator[Event]:
 
 
 def _envelope(options: dict[str, Any]) -> dict[str, Any]:
-    named = {"type": options["kind"], "ttl": options["ttl"], "collapse_key": options["collapse_key"]}
+    named = {
+        "type": options["kind"], "ttl": options["ttl"], "collapse_key": options["collapse_key"],
+        "topic": options["topic"],
+    }  # fmt: skip
     return {name: value for name, value in named.items() if value is not None}
 
 

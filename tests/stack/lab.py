@@ -49,9 +49,10 @@ class Lab:
         events = [
             Admitted(
                 record=_RECORD, tenant=tenant, user=user, id=next(idents, None) or new_uuid7(now_ms),
-                type="service", priority=priority, payload=fields.get("payload", PAYLOAD),
+                type=fields.get("type", "service"), priority=priority, payload=fields.get("payload", PAYLOAD),
                 body_hash=uuid.uuid4().bytes * 2,
-                sent_ms=now_ms - fields.get("sent_ago_ms", 0), ttl_s=ttl_s, collapse_key=None,
+                sent_ms=now_ms - fields.get("sent_ago_ms", 0), ttl_s=ttl_s,
+                collapse_key=fields.get("collapse_key"), topic=fields.get("topic"),
                 not_before_ms=fields.get("not_before_ms"),
             )
             for user in ([users] if isinstance(users, str) else users)

@@ -377,6 +377,23 @@ async def test_a_recalled_one_goes_from_the_device_that_has_it(
     )  # fmt: skip
 
 
+def test_what_a_user_turned_off_is_cancelled(herald: Herald, tenant: str) -> None:
+    user = ("--tenant", tenant, "--user", "pat")
+    assert herald("preferences", "show", *user).out == "user pat has set nothing and gets everything\n"
+    assert herald("preferences", "set", *user, "--type", "promotional", "off").out.split() == [
+        "type", "promotional", "off"
+    ]  # fmt: skip
+    shown = herald("preferences", "set", *user, "--topic", "order-news", "on", "--json").rows
+    assert shown == [documented("cli-preferences") | {"tenant_id": tenant, "user_id": "pat"}]
+    assert herald("preferences", "show", *user, "--json").rows == shown
+    offer = ("send", *user, "--type", "promotional", "--title", "T", "--body", "B")
+    row = becomes(herald, tenant, herald(*offer).out.strip(), "CANCELLED")
+    assert [entry["status_code"] for entry in row["history"]] == [411]
+    becomes(herald, tenant, herald(*offer, "--topic", "order-news").out.strip(), "PARKED")
+    refused = herald("preferences", "set", *user, "--type", "system_alert", "off")
+    assert (refused.code, "system_alert always comes" in refused.err) == (2, True)
+
+
 async def test_the_producer_is_idempotent_where_the_broker_can(system: Settings) -> None:
     async with EventProducer(system) as producer:
         assert producer.idempotent == (os.environ.get("KAFKA") == "apache")

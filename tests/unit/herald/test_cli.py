@@ -19,8 +19,9 @@ from tests.unit.herald.documented import documented, same_shape
     [
         [], ["--help"], ["send", "--help"], ["listen", "-h"], ["token", "--help"], ["status", "--help"],
         ["tenant", "--help"], ["tenant", "create", "--help"], ["tenant", "list", "--help"], ["config", "--help"],
-        ["config", "check", "--help"], ["recall", "--help"], ["revoke", "--help"], ["dlq", "--help"],
-        ["dlq", "list", "--help"], ["dlq", "show", "--help"], ["dlq", "replay", "--help"], ["--version"],
+        ["config", "check", "--help"], ["recall", "--help"], ["preferences", "show", "--help"],
+        ["preferences", "set", "--help"], ["revoke", "--help"], ["dlq", "--help"], ["dlq", "list", "--help"],
+        ["dlq", "show", "--help"], ["dlq", "replay", "--help"], ["--version"],
     ],
 )  # fmt: skip
 def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
@@ -77,6 +78,13 @@ def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
         (["revoke", "--tenant", "shop", "--user", "a b"], "--user: must be 1 to 128 printable ASCII characters"),
         (["recall", "--tenant", "shop"], "Missing argument 'ID'"),
         (["recall", "--tenant", "shop", "7"], "ID: must be a UUID of version 7"),
+        (["preferences", "set", "--tenant", "t", "--user", "u", "on"], "give one of --type and --topic"),
+        (
+            ["preferences", "set", "--tenant", "t", "--user", "u", "--topic", "a b", "on"],
+            "--topic: must be 1 to 64",
+        ),
+        (["preferences", "set", "--tenant", "t", "--user", "u", "--topic", "a", "no"], "'no' is not one of"),
+        (["preferences", "show", "--tenant", "t", "--user", "a b"], "--user: must be 1 to 128 printable"),
         (["revoke", "--tenant", "a b", "--all"], "--tenant: must be 1 to 64"),
         (["revoke", "--tenant", "shop", "--all", "--expires-in", "0"], "--expires-in"),
         (["dlq", "list", "--reason", "bad"], "--reason: must be one of not_json, schema"),
