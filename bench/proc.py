@@ -50,14 +50,15 @@ def family_ns(pid: int) -> int:
                 raise
 
 
-async def quiet_ns(pids: Sequence[int]) -> int:
-    """Wait until processes have nothing to do; their CPU time then. Raises Unavailable when they never rest."""
+async def quiet_ns(pids: Sequence[int], cpu_ns_max: int = _QUIET_CPU_NS) -> int:
+    """Wait until processes have nothing to do, which takes them at most `cpu_ns_max` in a step of 50 ms; their CPU
+    time then. Raises Unavailable when they never rest."""
     deadline_s = time.monotonic() + _QUIET_S_MAX
     before = cpu_ns(pids)
     while time.monotonic() < deadline_s:
         await asyncio.sleep(_QUIET_STEP_S)
         now = cpu_ns(pids)
-        if now - before < _QUIET_CPU_NS:
+        if now - before < cpu_ns_max:
             return now
         before = now
     raise Unavailable(f"processes {pids} are still busy {_QUIET_S_MAX:g} s after the load ended")

@@ -25,6 +25,7 @@ _PACKAGES: Final = {
     "prometheus_client": "metrics",
 }  # fmt: skip
 _OURS: Final = ("worker", "notification")
+_LOOP_FILE: Final = "/asyncio/runners.py"  # what is farther out began the loop
 _LOOP: Final = "event loop, and compiled code that it calls"
 
 
@@ -73,6 +74,8 @@ def part_of(files: Iterator[str]) -> str:
     The standard library and compiled code count to whoever called them."""
     for file in files:
         path = Path(file)
+        if file.endswith(_LOOP_FILE):
+            break
         if path.parent.name in _OURS:
             return f"{path.parent.name}/{path.name}"
         for folder in path.parts:

@@ -20,7 +20,9 @@ _USER: Final = re.compile(rf"[!-~]{{1,{USER_CHARS_MAX}}}", re.ASCII)
 UUID7_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z: the last time a date can name
 _MS_MASK: Final = 2**48 - 1
 _VERSION_7: Final = 0x7 << 76 | 0x2 << 62  # version and variant, RFC 9562 §5.7
-_RANDOM_MASK: Final = 2**80 - 1 & ~(0xF << 76) & ~(0x3 << 62)
+_VERSION_MASK: Final = 0xF << 76 | 0x3 << 62
+_RANDOM_MASK: Final = 2**80 - 1 & ~_VERSION_MASK
+_CANONICAL_7: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 _URLSAFE: Final = str.maketrans("+/", "-_")
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -58,7 +60,7 @@ def new_uuid7_bytes(now_ms: int) -> bytes:
 
 def uuid7_ms(value: uuid.UUID) -> int:
     """The Unix milliseconds inside a UUIDv7. Raises InvalidInput: another version, a time after the year 9999."""
-    if value.version != 7:
+    if value.int & _VERSION_MASK != _VERSION_7:
         raise InvalidInput("id", "must be a UUID of version 7")
     stamp = value.int >> 80
     if stamp > UUID7_MS_MAX:
@@ -68,17 +70,14 @@ def uuid7_ms(value: uuid.UUID) -> int:
 
 def is_uuid7(value: uuid.UUID) -> bool:
     """Whether a notification may have this id: version 7, and a time that a date can name."""
-    return value.version == 7 and value.int >> 80 <= UUID7_MS_MAX
+    return value.int & _VERSION_MASK == _VERSION_7 and value.int >> 80 <= UUID7_MS_MAX
 
 
 def parse_uuid7(text: str, field: str = "id") -> uuid.UUID:
     """Parse the canonical 36-character form only, of a time up to UUID7_MS_MAX. Raises InvalidInput."""
-    try:
-        value = uuid.UUID(text)
-    except ValueError:
-        value = None
-    if value is None or str(value) != text or value.version != 7:
+    if _CANONICAL_7.fullmatch(text) is None:
         raise InvalidInput(field, "must be a UUID of version 7 in its lower-case canonical form")
+    value = uuid.UUID(text)
     if value.int >> 80 > UUID7_MS_MAX:
         raise InvalidInput(field, _TIME_RULE)
     return value

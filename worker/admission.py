@@ -91,8 +91,9 @@ def admit(record: Record, now_ms: int) -> Admitted | Rejection:
         return Rejection(Reason.NOT_JSON, "record: is not JSON in UTF-8; it must be one JSON object")
     except InvalidInput as error:
         return Rejection(Reason.BAD_ID if error.field == "id" else Reason.SCHEMA, str(error))
+    ident = event.uuid
     sent_ms = now_ms if record.broker_ms is None else record.broker_ms
-    fault = _check_time(event, sent_ms, now_ms) or _check_key(event, record)
+    fault = _check_time(event, ident, sent_ms, now_ms) or _check_key(event, record)
     if fault is not None:
         return fault
     priority = names.TOPICS.index(record.topic)
@@ -100,7 +101,7 @@ def admit(record: Record, now_ms: int) -> Admitted | Rejection:
         record=record,
         tenant=event.tenant_id,
         user=event.user_id,
-        id=event.uuid,
+        id=ident,
         type=event.type,
         priority=priority,
         payload=payload,
@@ -113,8 +114,8 @@ def admit(record: Record, now_ms: int) -> Admitted | Rejection:
     )
 
 
-def _check_time(event: events.Event, sent_ms: int, now_ms: int) -> Rejection | None:
-    id_ms = uuid7_ms(event.uuid)
+def _check_time(event: events.Event, ident: uuid.UUID, sent_ms: int, now_ms: int) -> Rejection | None:
+    id_ms = uuid7_ms(ident)
     if not -EVENT_ID_PAST_MS_MAX < id_ms - sent_ms < EVENT_ID_FUTURE_MS_MAX:
         past_h, future_min = EVENT_ID_PAST_MS_MAX // 3_600_000, EVENT_ID_FUTURE_MS_MAX // 60_000
         rule = f"its time must be at most {past_h} h before and {future_min} min after the record's"

@@ -7,6 +7,7 @@ Associated data is a list of texts, each length-prefixed, so that ("a", "bc") an
 and a seal moved to another tenant, user, id or key version does not open.
 """
 
+import functools
 import os
 import uuid
 from typing import Final
@@ -20,6 +21,7 @@ KEY_BYTES: Final = 32
 _VERSION: Final = b"\x01"
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
+_USERS_KEPT: Final = 4_096  # ciphers and places, about 1 KB each
 SEAL_OVERHEAD_BYTES: Final = len(_VERSION) + _NONCE_BYTES + _TAG_BYTES
 
 
@@ -31,7 +33,7 @@ def new_key() -> bytes:
 def seal(key: bytes, plaintext: bytes, aad: bytes) -> bytes:
     """Encrypt and bind to `aad`; SEAL_OVERHEAD_BYTES longer than `plaintext`."""
     nonce = os.urandom(_NONCE_BYTES)
-    return _VERSION + nonce + AESGCM(key).encrypt(nonce, plaintext, aad)
+    return _VERSION + nonce + _cipher(key).encrypt(nonce, plaintext, aad)
 
 
 def open_seal(key: bytes, sealed: bytes, aad: bytes) -> bytes:
@@ -40,14 +42,14 @@ def open_seal(key: bytes, sealed: bytes, aad: bytes) -> bytes:
         raise CryptoError("not a seal of version 1")
     nonce = sealed[1 : 1 + _NONCE_BYTES]
     try:
-        return AESGCM(key).decrypt(nonce, sealed[1 + _NONCE_BYTES :], aad)
+        return _cipher(key).decrypt(nonce, sealed[1 + _NONCE_BYTES :], aad)
     except InvalidTag as error:
         raise CryptoError("a seal does not open: wrong key, wrong place or altered bytes") from error
 
 
 def payload_aad(tenant: str, user: str, notification_id: uuid.UUID, key_version: int) -> bytes:
     """The place of a notification's payload."""
-    return _place("payload", tenant, user, str(notification_id), str(key_version))
+    return _user_place("payload", tenant, user) + _place(str(notification_id), str(key_version))
 
 
 def tenant_key_aad(tenant: str, key_version: int) -> bytes:
@@ -67,4 +69,9 @@ def issuer_key_aad(tenant: str, issuer: str, kid: str) -> bytes:
 
 def _place(*parts: str) -> bytes:
     encoded = [part.encode("utf-8") for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    return b"".join([len(part).to_bytes(4, "big") + part for part in encoded])
+
+
+# A user's notifications come one after the other.
+_cipher = functools.lru_cache(_USERS_KEPT)(AESGCM)
+_user_place = functools.lru_cache(_USERS_KEPT)(_place)

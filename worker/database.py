@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
+import asyncpg.protocol.protocol
 from asyncpg.pool import PoolConnectionProxy
 
 from notification.errors import SettingsError, Unavailable
@@ -25,6 +26,12 @@ if TYPE_CHECKING:  # generic for the type checker only
 else:
     Connection = asyncpg.Connection | PoolConnectionProxy
     Pool = asyncpg.Pool
+
+# asyncpg asks of each element of an array whether it is an array itself. Asked of the abstract classes, that was a
+# fifth of what role dispatch used; the containers that are given to it here are these.
+_CONTAINERS: Final = (list, tuple, set, frozenset)
+for _name in ("IterableABC", "SizedABC"):
+    setattr(asyncpg.protocol.protocol, _name, _CONTAINERS)
 
 ROLES: Final = ("dispatch", "receipts", "inbox", "admin")
 KEY_ROLES: Final = ("dispatch", "inbox")  # may reach the users' keys

@@ -17,12 +17,13 @@ from worker import outage
 from worker.database import AWAY, Connection, Pool
 
 _log = structlog.get_logger("partitions")
-_DAY = datetime.timedelta(days=1)
+_DAY_MS = 86_400_000
+_1970 = datetime.date(1970, 1, 1).toordinal()
 
 
 def day_of_ms(unix_ms: int) -> datetime.date:
     """The UTC date of a time in Unix ms."""
-    return datetime.datetime.fromtimestamp(unix_ms / 1000, datetime.UTC).date()
+    return datetime.date.fromordinal(_1970 + unix_ms // _DAY_MS)
 
 
 def day_of(notification_id: uuid.UUID) -> datetime.date:

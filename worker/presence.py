@@ -9,11 +9,11 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from notification import messages, telemetry
 from notification.bus import Bus
@@ -27,6 +27,12 @@ _log = structlog.get_logger("presence")
 # Delete a field only if it still is what was read: a newer connection's entry must survive.
 _DELETE_SAME: Final = """
 if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+"""
+# All of a batch in one answer, which is parsed as a whole: a pipeline's answers are looked at one by one.
+_READ: Final = """
+local found = {redis.call('GET', KEYS[1])}
+for at = 2, #KEYS do found[at] = redis.call('HGETALL', KEYS[at]) end
+return found
 """
 
 
@@ -98,7 +104,7 @@ class Beats:
 
 
 class RedisPresence:
-    """PresenceReader over Redis: one pipelined round trip, a second for leases not in the cache."""
+    """PresenceReader over Redis: one round trip, a second for leases not in the cache."""
 
     def __init__(self, redis: "Redis", beats: Beats, now_s: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
@@ -131,18 +137,28 @@ class RedisPresence:
 
     async def _read(self, tags: Sequence[str]) -> tuple[int | None, list[tuple[str, str, Entry]]]:
         """The marker (Unix ms, None = missing) and every entry as (tag, device, entry)."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.get(PRESENCE_BORN)
-        for tag in tags:
-            pipeline.hgetall(presence_key(tag))
-        marker, *hashes = await pipeline.execute()
+        marker, hashes = await self._read_raw([presence_key(tag) for tag in tags])
         entries = []
         for tag, fields in zip(tags, hashes, strict=True):
-            for device, value in fields.items():
+            for device, value in fields:
                 if (entry := decode(_text(value))) is not None:
                     entries.append((tag, _text(device), entry))
-        text = "" if marker is None else _text(marker)
+        text = _text(marker or b"")
         return (int(text) if text.isascii() and text.isdigit() else None), entries
+
+    async def _read_raw(self, keys: Sequence[str]) -> tuple[bytes | None, list[Iterable[tuple[bytes, bytes]]]]:
+        """The marker, and the fields and values of each hash."""
+        marker: bytes | None
+        if isinstance(self._redis, RedisCluster):  # the keys lie in many slots
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.get(PRESENCE_BORN)
+            for key in keys:
+                pipeline.hgetall(key)
+            marker, *hashes = await pipeline.execute()
+            return marker, [fields.items() for fields in hashes]
+        reply: Any = self._redis.eval(_READ, 1 + len(keys), PRESENCE_BORN, *keys)
+        marker, *flat = await reply
+        return marker or None, [zip(one[::2], one[1::2], strict=True) for one in flat]
 
     async def _living(self, gateways: set[str]) -> set[str]:
         now_s = self._now_s()

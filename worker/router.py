@@ -105,8 +105,9 @@ class Router:
         """Send, ask once more where a gateway was stale, write down the outcome. Raises what the journal raises."""
         outcomes: list[Transition | Postponement] = []
         sent: list[Sending] = []
+        now_ms = self._clock.now_ms()
         for sending in sendings:
-            refused = self._refuse(sending)
+            refused = self._refuse(sending, now_ms)
             if refused is None:
                 sent.append(sending)
             else:
@@ -145,10 +146,9 @@ class Router:
         due_ms = due_after_send_ms(attempt)
         return Transition(notification, Status.DISPATCHED, code, attempt, due_ms)
 
-    def _refuse(self, sending: Sending) -> Transition | Postponement | None:
+    def _refuse(self, sending: Sending, now_ms: int) -> Transition | Postponement | None:
         """Reasons not to send at all: expired, not yet due, over the tenant's retry budget."""
         notification = sending.job.notification
-        now_ms = self._clock.now_ms()
         if notification.expiry_ms <= now_ms:
             return _moved(notification, Status.EXPIRED, StatusCode.EXPIRED_TTL)
         if notification.not_before_ms is not None and notification.not_before_ms > now_ms:
@@ -252,7 +252,7 @@ def chunks(group: Iterable[Sending]) -> Iterator[list[Sending]]:
         yield part
 
 
-def bus_item(notification: StoredNotification, attempt: int) -> batch.Item:
+def bus_item(notification: StoredNotification, attempt: int, tag: str) -> batch.Item:
     """The notification as a gateway gets it; the body is encoded here, once."""
     return batch.Item(
         kind=batch.NOTIFICATION,
@@ -262,13 +262,13 @@ def bus_item(notification: StoredNotification, attempt: int) -> batch.Item:
         prev=notification.prev,
         expiry_ms=notification.expiry_ms,
         id=notification.id.bytes,
-        tag=user_tag(notification.tenant, notification.user).encode("ascii"),
+        tag=tag.encode("ascii"),
         body=encode_body(notification),
     )
 
 
 def _sending(job: Job, tag: str, located: Located) -> Sending:
-    item = bus_item(job.notification, job.notification.attempt + 1)
+    item = bus_item(job.notification, job.notification.attempt + 1, tag)
     return Sending(job, tag, located.targets(tag), located.unknown, item)
 
 

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Final
 
 from notification import telemetry
-from notification.codes import Lane
 from notification.limits import (
     ACK_DUE_MS,
     BUS_REQUEST_TIMEOUT_MS,
@@ -43,7 +42,7 @@ class Job:
     @property
     def priority(self) -> int:
         """0 high, 1 medium, 2 low: the bus subject and the queue it waits in."""
-        return Lane(self.notification.lane).priority
+        return self.notification.priority
 
 
 def first_job(notification: StoredNotification, now_s: float) -> Job:
@@ -91,6 +90,7 @@ class Scheduler:
         self._now_s = now_s
         self._closed = False
         self._filled = asyncio.Event()
+        self._gauges = [telemetry.DISPATCH_QUEUE.labels(name) for name in PRIORITIES]
 
     def __len__(self) -> int:
         return sum(priority.count for priority in self._priorities)
@@ -147,4 +147,4 @@ class Scheduler:
         return waiting[0]
 
     def _gauge(self, priority: int) -> None:
-        telemetry.DISPATCH_QUEUE.labels(PRIORITIES[priority]).set(self._priorities[priority].count)
+        self._gauges[priority].set(self._priorities[priority].count)

@@ -1,17 +1,16 @@
 """The storing transaction: a batch of admitted events becomes rows, and the position moves with them.
 
-One transaction: move the positions (which fences a worker that has lost its partitions), read the tenants on the
-primary, lock the users' state (with what each wants to get) and lane heads in sorted order (so commit order is seq
-order), leave out what is stored already, number the rest, insert rows and history. Dead letters are acknowledged by
-Kafka before COMMIT.
+One transaction: move the positions (which fences a worker that has lost its partitions), lock the state of those
+users whose tenant takes events, as the primary says, with what each wants to get, and lane heads, in sorted order
+(so commit order is seq order), leave out what is stored already, number the rest, insert rows and history. Dead
+letters are acknowledged by Kafka before COMMIT.
 """
 
-import dataclasses
 import time
 import urllib.parse
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -30,7 +29,7 @@ from notification.names import PRIORITIES, user_tag
 from notification.settings import Settings
 from worker import crypto
 from worker.admission import Admitted, Reason, Rejection
-from worker.database import AWAY, Connection, Pool, tenant_transaction
+from worker.database import AWAY, Connection, Pool
 from worker.keys import KeyRing, User, UserKey
 from worker.log import Partition
 from worker.outage import until_up
@@ -45,12 +44,16 @@ WITH moved AS (
     WHERE p.topic = m.topic AND p.partition = m.partition AND p.next_offset = m.expected
     RETURNING 1
 )
-SELECT count(*) AS moved, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms FROM moved
+SELECT count(*) AS moved, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
+    set_config('herald.tenants', $5, true)
+FROM moved
 """
 _TENANTS: Final = "SELECT tenant_id, status FROM tenants WHERE tenant_id = ANY($1)"
+# Of tenants that take events.
 _RAISE_REVS: Final = """
 INSERT INTO user_state AS s (tenant_id, entity_id, rev)
 SELECT tenant_id, entity_id, 1 FROM unnest($1::text[], $2::text[]) AS u (tenant_id, entity_id)
+JOIN tenants t USING (tenant_id) WHERE t.status = 'active'
 ORDER BY tenant_id, entity_id
 ON CONFLICT (tenant_id, entity_id) DO UPDATE SET rev = s.rev + 1
 RETURNING tenant_id, entity_id, rev, preferences
@@ -108,13 +111,14 @@ _RAISE_EPOCH: Final = """
 UPDATE log_state SET epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint) RETURNING epoch
 """
 
+_LANES: Final = (Lane.DIRECT_HIGH, Lane.DIRECT_MEDIUM, Lane.DIRECT_LOW)  # by priority
+
 
 class Fenced(HeraldError):
     """A position is not where this worker believes: another one owns the partition, or moved it."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class StoredNotification:
+class StoredNotification(msgspec.Struct, frozen=True):
     """One stored row with its payload open: what the router sends. Times in Unix ms, `priority` 0 high to 2 low."""
 
     tenant: str
@@ -231,7 +235,7 @@ class Store:
     async def move(self, moves: Sequence[Move]) -> None:
         """Move positions without storing anything. Raises Fenced."""
         async with self._pool.acquire() as connection, connection.transaction():
-            await _move(connection, moves)
+            await _move(connection, moves, ())
 
     async def raise_epoch(self) -> int:
         """PostgreSQL went back in time: cursors given out before cannot be trusted. Returns the new epoch."""
@@ -252,34 +256,38 @@ class Store:
         await self._partitions.ensure({day_of(event.id) for event in events})
         keys = await self._ring.user_keys({(event.tenant, event.user) for event in events}, create=True)
         started_s = time.perf_counter()
-        async with tenant_transaction(self._pool, {event.tenant for event in events}) as connection:
-            now_ms = await _move(connection, moves)
-            known, rejected = await _split_by_tenant(connection, events)
+        async with self._pool.acquire(timeout=DATABASE_CONNECT_DEADLINE_S) as connection, connection.transaction():
+            now_ms = await _move(connection, moves, {event.tenant for event in events})
+            states = await _raise_revs(connection, events)
+            known = [event for event in events if (event.tenant, event.user) in states]
+            rejected = await _reject(
+                connection, [event for event in events if (event.tenant, event.user) not in states]
+            )
             if any((event.tenant, event.user) not in keys for event in known):
                 raise Unavailable("a tenant was created this moment; its keys come with the next try")
-            fresh, duplicates, reused = await self._dedupe(connection, known)
+            fresh, duplicates, reused = await self._dedupe(connection, known, states)
             rejected += reused
             rows = await self._number(connection, fresh, keys, now_ms)
             await _insert(connection, rows)
             await bury(rejected)
         telemetry.STORE_SECONDS.observe(time.perf_counter() - started_s)
+        outcomes = Counter((event.priority, "duplicate") for event in duplicates)
         for row in rows:
-            telemetry.EVENTS.labels(PRIORITIES[row.event.priority], _OUTCOMES[row.code]).inc()
-        for event in duplicates:
-            telemetry.EVENTS.labels(PRIORITIES[event.priority], "duplicate").inc()
+            outcomes[row.event.priority, _OUTCOMES[row.code]] += 1
+        for (priority, outcome), count in outcomes.items():
+            telemetry.EVENTS.labels(PRIORITIES[priority], outcome).inc(count)
         ready = [row.notification for row in rows if _is_ready(row, now_ms)]
         return Outcome(ready, len(duplicates), len(rejected))
 
     async def _dedupe(
-        self, connection: Connection, events: Sequence[Admitted]
+        self, connection: Connection, events: Sequence[Admitted], states: Mapping[User, _UserState]
     ) -> tuple[list[tuple[Admitted, _UserState]], list[Admitted], list[Rejected]]:
         """(new events with their user's state, exact copies, ids reused with another body).
 
-        The users are locked first: what another worker stores for them is visible by the time we look.
+        The users are locked, since `states` has them: what another worker stored for them is visible.
         """
         if not events:
             return [], [], []
-        states = await _raise_revs(connection, events)
         rows = await connection.fetch(
             _STORED,
             [day_of(event.id) for event in events],
@@ -317,7 +325,7 @@ class Store:
         heads = await _raise_heads(connection, [event for event, _ in fresh])
         rows = []
         for event, state in fresh:
-            lane = Lane(event.priority)
+            lane = _LANES[event.priority]
             head = (event.tenant, event.user, lane)
             prev = heads[head]
             heads[head] = prev + 1
@@ -369,14 +377,16 @@ def _is_ready(row: _Row, now_ms: int) -> bool:
     return row.status is Status.ACCEPTED and (not_before_ms is None or not_before_ms <= now_ms)
 
 
-async def _move(connection: Connection, moves: Sequence[Move]) -> int:
-    """Move all positions or raise Fenced; returns the database's time in Unix ms."""
+async def _move(connection: Connection, moves: Sequence[Move], tenants: Iterable[str]) -> int:
+    """Move all positions or raise Fenced; returns the database's time in Unix ms. From then on the transaction sees
+    the rows of these tenants, as database.show_tenants would say in one more statement."""
     row = await connection.fetchrow(
         _MOVE,
         [move.partition.topic for move in moves],
         [move.partition.partition for move in moves],
         [move.expected for move in moves],
         [move.next_offset for move in moves],
+        ",".join(sorted(tenants)),
     )
     assert row is not None
     if row["moved"] != len(moves):
@@ -385,30 +395,30 @@ async def _move(connection: Connection, moves: Sequence[Move]) -> int:
     return now_ms
 
 
-async def _split_by_tenant(
-    connection: Connection, events: Sequence[Admitted]
-) -> tuple[list[Admitted], list[Rejected]]:
-    """Events of tenants that take some, and the others with their rejection."""
+async def _reject(connection: Connection, events: Sequence[Admitted]) -> list[Rejected]:
+    """Events of tenants that take none, with the reason. Raises Unavailable when one of them does now."""
     if not events:
-        return [], []
+        return []
     rows = await connection.fetch(_TENANTS, sorted({event.tenant for event in events}))
     statuses = {row["tenant_id"]: row["status"] for row in rows}
-    known: list[Admitted] = []
     rejected: list[Rejected] = []
     for event in events:
         status = statuses.get(event.tenant)
         if status == "active":
-            known.append(event)
-        elif status is None:
+            raise Unavailable("a tenant was made or activated this moment; its events come with the next try")
+        if status is None:
             detail = "tenant_id: is not a tenant of this system; create it, then send again"
             rejected.append(Rejected(event, Rejection(Reason.UNKNOWN_TENANT, detail)))
         else:
             detail = "tenant_id: the tenant is suspended; send again once it is active"
             rejected.append(Rejected(event, Rejection(Reason.TENANT_SUSPENDED, detail)))
-    return known, rejected
+    return rejected
 
 
 async def _raise_revs(connection: Connection, events: Sequence[Admitted]) -> dict[User, _UserState]:
+    """Lock the users until the transaction ends; users of tenants that take nothing are left out."""
+    if not events:
+        return {}
     users = sorted({(event.tenant, event.user) for event in events})
     rows = await connection.fetch(_RAISE_REVS, [tenant for tenant, _ in users], [user for _, user in users])
     return {
@@ -416,9 +426,9 @@ async def _raise_revs(connection: Connection, events: Sequence[Admitted]) -> dic
     }
 
 
-async def _raise_heads(connection: Connection, events: Sequence[Admitted]) -> dict[tuple[str, str, Lane], int]:
+async def _raise_heads(connection: Connection, events: Sequence[Admitted]) -> dict[tuple[str, str, int], int]:
     """Raise each lane's head by its number of events; returns the seq it had before."""
-    counts = Counter((event.tenant, event.user, Lane(event.priority)) for event in events)
+    counts = Counter((event.tenant, event.user, _LANES[event.priority]) for event in events)
     lanes = sorted(counts)
     rows = await connection.fetch(
         _RAISE_HEADS,
@@ -429,7 +439,7 @@ async def _raise_heads(connection: Connection, events: Sequence[Admitted]) -> di
     )
     heads = {}
     for row in rows:
-        head = (row["tenant_id"], row["entity_id"], Lane(row["lane"]))
+        head = (row["tenant_id"], row["entity_id"], row["lane"])
         heads[head] = row["seq"] - counts[head]
     return heads
 

@@ -7,11 +7,12 @@ still in flight then is EXPIRED by the sweeper.
 
 import dataclasses
 import datetime
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 from notification import telemetry
-from notification.codes import RANKS, Lane, Status, StatusCode
+from notification.codes import RANKS, Status, StatusCode
 from notification.names import PRIORITIES
 from worker.database import Pool, tenant_transaction
 from worker.partitions import day_of
@@ -98,9 +99,9 @@ class DatabaseJournal:
                 await connection.execute(_RECORD, *_keys(moves), *_columns(moves))
             if waits:
                 await connection.execute(_POSTPONE, *_keys(waits), [wait.due_in_ms for wait in waits])
-        for move in moves:
-            priority = PRIORITIES[Lane(move.notification.lane).priority]
-            telemetry.DISPATCHED.labels(priority, move.status.value.lower()).inc()
+        counts = Counter((move.notification.priority, move.status) for move in moves)
+        for (priority, status), count in counts.items():
+            telemetry.DISPATCHED.labels(PRIORITIES[priority], status.value.lower()).inc(count)
 
 
 def _sort_key(outcome: Transition | Postponement) -> tuple[datetime.date, str, int, str]:

@@ -20,6 +20,7 @@ def test_a_stack_counts_to_the_innermost_part_that_has_a_name() -> None:
     assert part_of(stack(f"{SITE}/asyncpg/connection.py", "/src/worker/store.py")) == "PostgreSQL client"
     assert part_of(stack("/lib/python3.11/uuid.py", "/src/notification/ids.py")) == "notification/ids.py"
     assert part_of(stack("/lib/python3.11/asyncio/runners.py")).startswith("event loop")
+    assert part_of(stack("/lib/asyncio/runners.py", "/src/worker/process.py")).startswith("event loop")
     assert part_of(stack()).startswith("event loop")
 
 
