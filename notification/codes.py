@@ -102,7 +102,7 @@ STATUS_TEXT: Final = {
     StatusCode.EXPIRED_TTL: "its time to live ran out before an ack",
     StatusCode.CANCELLED_RECALL: "recalled by its sender; no device shows it any more",
     StatusCode.CANCELLED_OPTED_OUT: "the user has turned this type or topic off; it was never sent",
-    StatusCode.COLLAPSED_NEWER: "reserved: a newer notification of its collapse key replaced it",
+    StatusCode.COLLAPSED_NEWER: "a newer notification of its collapse key replaced it before an ack",
     StatusCode.DEAD_CRASHES: "reserved: given up after it was stored",
     StatusCode.DELIVERED_ACK: "a device of the user acknowledged it",
     StatusCode.READ_BY_USER: "the user read it",

@@ -2,14 +2,17 @@
 
 A row stored with not_before got a seq at once, but its lane flows on meanwhile and connections pass that seq as a
 hole. So when it is due it is numbered anew, at the head of its lane, and not_before is taken away: from then on it
-is like a row that was just stored.
+is like a row that was just stored, and replaces what waits of its collapse key.
 """
 
+import uuid
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final
 
 import asyncpg
 
+from worker.collapse import Keyed, collapse, newest
 from worker.database import Pool, tenant_transaction
 from worker.rows import COLUMNS
 
@@ -43,12 +46,12 @@ SET seq = heads.base + due.number, prev = heads.base + due.number - 1, not_befor
 FROM due JOIN heads USING (tenant_id, entity_id, lane) JOIN revs USING (tenant_id, entity_id)
 WHERE (n.day, n.tenant_id, n.notification_id, n.entity_id)
     = (due.day, due.tenant_id, due.notification_id, due.entity_id)
-RETURNING {COLUMNS}, n.status, n.status_code
+RETURNING {COLUMNS}, n.status, n.status_code, n.rev
 """  # noqa: S608 - COLUMNS is a constant of ours
 
 
 async def release(pool: Pool, rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
-    """Number these due rows anew; returns them as they are now. Raises what the database raises."""
+    """Number these due rows anew; returns those to send, as they are now. Raises what the database raises."""
     tenants = [row["tenant_id"] for row in rows]
     users = [row["entity_id"] for row in rows]
     async with tenant_transaction(pool, tenants) as connection:
@@ -56,4 +59,16 @@ async def release(pool: Pool, rows: Sequence[asyncpg.Record]) -> list[asyncpg.Re
         released: list[asyncpg.Record] = await connection.fetch(
             _RELEASE, tenants, users, [row["day"] for row in rows], [row["notification_id"] for row in rows]
         )
-    return released
+        joining = [
+            Keyed(row["tenant_id"], row["entity_id"], row["collapse_key"], row["notification_id"], row["rev"])
+            for row in sorted(released, key=itemgetter("seq"))
+            if row["collapse_key"] is not None
+        ]
+        last = newest(joining)
+        await collapse(connection, last)
+    replaced = {one[:4] for one in joining} - {one[:4] for one in last}
+    return [row for row in released if _key(row) not in replaced]
+
+
+def _key(row: asyncpg.Record) -> tuple[str, str, str, uuid.UUID]:
+    return row["tenant_id"], row["entity_id"], row["collapse_key"], row["notification_id"]

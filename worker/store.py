@@ -2,8 +2,8 @@
 
 One transaction: move the positions (which fences a worker that has lost its partitions), lock the state of those
 users whose tenant takes events, as the primary says, with what each wants to get, and lane heads, in sorted order
-(so commit order is seq order), leave out what is stored already, number the rest, insert rows and history. Dead
-letters are acknowledged by Kafka before COMMIT.
+(so commit order is seq order), leave out what is stored already, number the rest, collapse, insert rows and
+history. Dead letters are acknowledged by Kafka before COMMIT.
 """
 
 import time
@@ -29,6 +29,7 @@ from notification.names import PRIORITIES, user_tag
 from notification.settings import Settings
 from worker import crypto
 from worker.admission import Admitted, Reason, Rejection
+from worker.collapse import Keyed, collapse, newest
 from worker.database import AWAY, Connection, Pool
 from worker.keys import KeyRing, User, UserKey
 from worker.log import Partition
@@ -105,6 +106,7 @@ SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[]) ON CONFLICT DO NOT
 _FORGET: Final = "DELETE FROM positions"
 _OUTCOMES: Final = {  # label of telemetry.EVENTS
     StatusCode.ACCEPTED: "stored", StatusCode.EXPIRED_TTL: "expired", StatusCode.CANCELLED_OPTED_OUT: "opted_out",
+    StatusCode.COLLAPSED_NEWER: "collapsed",
 }  # fmt: skip
 # At least the clock, so that an epoch of a restored database never repeats one given out before.
 _RAISE_EPOCH: Final = """
@@ -268,6 +270,7 @@ class Store:
             fresh, duplicates, reused = await self._dedupe(connection, known, states)
             rejected += reused
             rows = await self._number(connection, fresh, keys, now_ms)
+            rows = await _collapse(connection, rows, now_ms)
             await _insert(connection, rows)
             await bury(rejected)
         telemetry.STORE_SECONDS.observe(time.perf_counter() - started_s)
@@ -442,6 +445,26 @@ async def _raise_heads(connection: Connection, events: Sequence[Admitted]) -> di
         head = (row["tenant_id"], row["entity_id"], row["lane"])
         heads[head] = row["seq"] - counts[head]
     return heads
+
+
+async def _collapse(connection: Connection, rows: list[_Row], now_ms: int) -> list[_Row]:
+    """The batch with all but the newest of each collapse key collapsed; what waits of these keys is as well."""
+    joining = [
+        Keyed(row.event.tenant, row.event.user, row.event.collapse_key, row.event.id, row.rev)
+        for row in rows
+        if row.event.collapse_key is not None and _is_ready(row, now_ms)
+    ]
+    if not joining:
+        return rows
+    last = newest(joining)
+    await collapse(connection, last)
+    replaced = {one[:4] for one in joining} - {one[:4] for one in last}
+    return [
+        row._replace(status=Status.COLLAPSED, code=StatusCode.COLLAPSED_NEWER, due_ms=None)
+        if (row.event.tenant, row.event.user, row.event.collapse_key, row.event.id) in replaced
+        else row
+        for row in rows
+    ]
 
 
 async def _insert(connection: Connection, rows: Sequence[_Row]) -> None:

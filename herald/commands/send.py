@@ -75,7 +75,7 @@ Examples:
 @click.option("--action", "actions", multiple=True, metavar="LABEL=URL", help="A button (repeat it).")
 @click.option("--data", metavar="JSON", help="The app's own object.")
 @click.option("--ttl", type=int, metavar="SECONDS", help="Time to live.  [default: a week]")
-@click.option("--collapse-key", metavar="KEY", help="Of one key clients show only the newest.")
+@click.option("--collapse-key", metavar="KEY", help="Of one key only the newest waits for a device.")
 @click.option("--topic", metavar="TOPIC", help="What it is about: users may turn a topic off.")
 @click.option("--id", "ident", metavar="UUID", help="UUIDv7 to send under; a repeat of the same event is harmless.")
 @click.option(
