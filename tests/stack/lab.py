@@ -98,6 +98,10 @@ class Lab:
             f"UPDATE notifications SET {assignments} WHERE tenant_id = $1 AND notification_id = $2", tenant, ident
         )
 
+    async def only_due(self, tenant: str) -> None:
+        """What other tests left due does not fill up the next sweep."""
+        await self.owner.execute("UPDATE notifications SET due_at = NULL WHERE tenant_id <> $1", tenant)
+
     async def rows(self, statement: str, *values: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in await self.owner.fetch(statement, *values)]
 

@@ -139,6 +139,7 @@ async def test_it_is_neither_swept_nor_sent_back_to_flight(world: World) -> None
     for one in (queued, scheduled):
         await recalled(world, one)
         assert (await world.lab.row(world.tenant, one.id))["due_at"] is None
+    await world.lab.only_due(world.tenant)
     pool = world.lab.pools["dispatch"]
     journal, scheduler = DatabaseJournal(pool), Scheduler()
     await Sweeper(pool, world.lab.dispatch_ring, scheduler, journal).sweep()
