@@ -12,6 +12,7 @@ from herald.commands.listen import listen
 from herald.commands.preferences import preferences
 from herald.commands.recall import recall
 from herald.commands.revoke import revoke
+from herald.commands.segment import segment
 from herald.commands.send import send
 from herald.commands.status import status
 from herald.commands.tenant import tenant
@@ -45,7 +46,7 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     context.obj = config_file
 
 
-for command in (send, listen, status, recall, preferences, token, revoke, tenant, dlq, config):
+for command in (send, listen, status, recall, preferences, token, revoke, tenant, segment, dlq, config):
     cli.add_command(command)
 
 

@@ -1,10 +1,12 @@
 """How commands print: JSON lines on stdout, one-line errors and progress on stderr."""
 
+import contextlib
 import datetime
 import json
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -57,6 +59,19 @@ def quiet_logs() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr when that is a terminal; what is given back is told how much of `total` is done by now."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # stdout stays our own: it may be a pipe of JSON lines.
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def complain(text: str) -> None:

@@ -107,20 +107,21 @@ def _action(number: int, text: str) -> dict[str, str]:
     return {"id": action.id, "label": action.label, "url": url}
 
 
-def users(values: tuple[str, ...]) -> Iterator[str]:
-    """The users of --user options: an id, or `@FILE` with at least one id, one per line. Raises InvalidInput."""
+def users(values: tuple[str, ...], field: str) -> Iterator[str]:
+    """The users of a command line: an id, or `@FILE` with at least one id, one per line. Raises InvalidInput with
+    `field`, the option or argument they stand in."""
     for value in values:
         if not value.startswith("@"):
-            yield check_user(value, "--user")
+            yield check_user(value, field)
             continue
         try:
             text = Path(value[1:]).read_text("utf-8")
         except OSError as error:
-            raise InvalidInput("--user", file_fault(error)) from error
+            raise InvalidInput(field, file_fault(error)) from error
         except UnicodeDecodeError as error:
-            raise InvalidInput("--user", f"{value[1:]}: must be text in UTF-8") from error
+            raise InvalidInput(field, f"{value[1:]}: must be text in UTF-8") from error
         if not text.strip():
-            raise InvalidInput("--user", f"{value[1:]}: must hold at least one user id, one per line")
+            raise InvalidInput(field, f"{value[1:]}: must hold at least one user id, one per line")
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
-                yield check_user(line.strip(), f"--user {value} line {number}")
+                yield check_user(line.strip(), f"{field} {value} line {number}")

@@ -8,7 +8,7 @@ import contextlib
 import os
 import secrets
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from notification.settings import Settings
 if TYPE_CHECKING:
     from notification.bus import Bus
     from worker.operations import NotificationStatus, Operations
+    from worker.segments import Segment
 
 CONNECT_TIMEOUT_S: Final = 5.0
 SECRET_BYTES: Final = 32  # RFC 7518 §3.2: an HS256 key has at least 256 bits
@@ -150,6 +151,61 @@ async def revoke(settings: Settings, tenant: str, kind: str, value: str, life_s:
         "tenant_id": tenant, "kind": row.kind, "value": row.value or None,
         "issued_before": None if row.kind == JTI else iso_time(row.not_before),
         "revoked_at": iso_time(row.revoked_at), "expires_at": iso_time(row.expires_at),
+    }  # fmt: skip
+
+
+async def create_segment(settings: Settings, tenant: str, segment: str) -> dict[str, Any]:
+    """An empty segment, in the shape of docs/cli.md."""
+    async with _operations(settings) as operations:
+        return _segment_row(tenant, await operations.segments.create(tenant, segment))
+
+
+async def delete_segment(settings: Settings, tenant: str, segment: str) -> None:
+    """End a segment and its memberships."""
+    async with _operations(settings) as operations:
+        await operations.segments.delete(tenant, segment)
+
+
+async def list_segments(settings: Settings, tenant: str) -> list[dict[str, Any]]:
+    """A tenant's segments, in the shape of docs/cli.md."""
+    async with _operations(settings) as operations:
+        return [_segment_row(tenant, row) for row in await operations.segments.all(tenant)]
+
+
+async def show_segment(
+    settings: Settings, tenant: str, segment: str, show: Callable[[dict[str, Any]], None]
+) -> None:
+    """Hand each member to `show`, in the shape of docs/cli.md, as they are read."""
+    async with _operations(settings) as operations:
+        async for member in operations.segments.members(tenant, segment):
+            show(
+                {
+                    "tenant_id": tenant, "segment_id": segment, "user_id": member.user,
+                    "added_version": member.added_version,
+                }
+            )  # fmt: skip
+
+
+async def change_segment(
+    settings: Settings, tenant: str, segment: str, users: list[str], add: bool, told: Callable[[int], None]
+) -> dict[str, Any]:
+    """Add or remove members, in the shape of docs/cli.md; `told` hears how many of `users` were written by now."""
+    async with _operations(settings) as operations:
+        change = operations.segments.add if add else operations.segments.remove
+        row, changed = await change(tenant, segment, users, told)
+    return {**_segment_row(tenant, row), "changed": changed}
+
+
+async def expand_segment(settings: Settings, tenant: str, segment: str) -> list[str]:
+    """The members of a segment that is small enough to be sent to one by one."""
+    async with _operations(settings) as operations:
+        return await operations.segments.expand(tenant, segment)
+
+
+def _segment_row(tenant: str, row: "Segment") -> dict[str, Any]:
+    return {
+        "tenant_id": tenant, "segment_id": row.segment, "members": row.members, "version": row.version,
+        "created_at": iso_time(row.created_at),
     }  # fmt: skip
 
 

@@ -16,7 +16,13 @@ from notification.limits import ID_CHARS_MAX, USER_CHARS_MAX
 _TIME_RULE: Final = "must be a UUID of version 7 whose time is not after the year 9999"
 TOKEN_PATTERN: Final = rf"[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}"
 _TOKEN: Final = re.compile(TOKEN_PATTERN, re.ASCII)
-_USER: Final = re.compile(rf"[!-~]{{1,{USER_CHARS_MAX}}}", re.ASCII)
+# Audiences stand beside users wherever a notification names whom it is for, so no user can be called like one.
+USER_PATTERN: Final = rf"(?!tenant$|segment:)[!-~]{{1,{USER_CHARS_MAX}}}"
+USER_RULE: Final = (
+    f"must be 1 to {USER_CHARS_MAX} printable ASCII characters without space; "
+    "`tenant` and `segment:...` are reserved"
+)
+_USER: Final = re.compile(USER_PATTERN, re.ASCII)
 UUID7_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z: the last time a date can name
 _MS_MASK: Final = 2**48 - 1
 _VERSION_7: Final = 0x7 << 76 | 0x2 << 62  # version and variant, RFC 9562 §5.7
@@ -37,7 +43,7 @@ def check_token(value: str, field: str) -> str:
 def check_user(value: str, field: str = "user_id") -> str:
     """Return `value` if it is a user id; raise InvalidInput naming `field` otherwise."""
     if _USER.fullmatch(value) is None:
-        raise InvalidInput(field, f"must be 1 to {USER_CHARS_MAX} printable ASCII characters without space")
+        raise InvalidInput(field, USER_RULE)
     return value
 
 

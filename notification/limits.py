@@ -23,6 +23,10 @@ ID_CHARS_MAX: Final = 64  # tenant, device, segment: [A-Za-z0-9_-]{1,64}
 USER_CHARS_MAX: Final = 128  # printable ASCII without space
 TENANT_TITLE_CHARS_MAX: Final = 128  # what people call a tenant
 DEVICES_PER_USER_MAX: Final = 16
+SEGMENT_EXPANDED_COUNT_MAX: Final = 1_000  # members that a notification to a segment becomes direct events for
+SEGMENT_MEMBERS_COUNT_MAX: Final = 1_000_000  # of one segment: 100 MB of PostgreSQL
+SEGMENTS_COUNT_MAX: Final = 1_000  # of one tenant
+SEGMENT_CHUNK_COUNT: Final = 5_000  # members in one statement: 0.1 s
 REVOCATIONS_COUNT_MAX: Final = 10_000  # of one tenant, by jti and user: 3 MB in a gateway process
 REVOCATIONS_REPLY_COUNT_MAX: Final = 500  # of one edge reply: 500 x (JTI_BYTES_MAX + id + times) < 1 MB of NATS
 REVOCATION_S_DEFAULT: Final = 366 * 86_400  # how long one counts: a connection lasts no longer on one token
@@ -219,6 +223,7 @@ STARTUP_DEADLINE_S: Final = 60  # a server that stays down this long at start en
 KAFKA_RETENTION_MS: Final = 72 * 3_600_000  # longer than a weekend without anybody looking
 
 assert EVENT_BYTES_MAX > PAYLOAD_BYTES_MAX
+assert SEGMENT_EXPANDED_COUNT_MAX <= SEGMENT_CHUNK_COUNT <= SEGMENT_MEMBERS_COUNT_MAX
 assert JWKS_DEADLINE_MS < JWKS_COOLDOWN_S * 1_000 < JWKS_REFRESH_S * 1_000
 assert EDGE_POLL_MS * (1 + EDGE_JITTER_MAX) + EDGE_REFRESH_MS_MIN < REVOKED_MS_MAX
 assert EDGE_HINT_SPREAD_MS + EDGE_REFRESH_MS_MIN + BUS_REQUEST_TIMEOUT_MS < REVOKED_MS_MAX

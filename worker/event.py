@@ -17,7 +17,7 @@ import msgspec
 
 from notification import frames
 from notification.errors import InvalidInput
-from notification.ids import check_token, check_user, parse_uuid7
+from notification.ids import USER_RULE, check_token, check_user, parse_uuid7
 from notification.limits import (
     ACTION_CHARS_MAX,
     ACTIONS_COUNT_MAX,
@@ -28,7 +28,6 @@ from notification.limits import (
     TTL_S_DEFAULT,
     TTL_S_MAX,
     TTL_S_MIN,
-    USER_CHARS_MAX,
 )
 
 Type = Literal["system_alert", "service", "promotional"]
@@ -63,7 +62,7 @@ RULES: Final = {
     "optionally ttl, collapse_key, not_before, topic",
     "id": _ID_RULE,
     "tenant_id": _TOKEN_RULE,
-    "user_id": f"must be 1 to {USER_CHARS_MAX} printable ASCII characters without space",
+    "user_id": USER_RULE,
     "type": "must be system_alert, service or promotional",
     "ttl": f"must be a whole number of seconds from {TTL_S_MIN} to {TTL_S_MAX}",
     "collapse_key": f"must be 1 to {COLLAPSE_KEY_CHARS_MAX} printable characters",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from notification.ids import USER_PATTERN
 from notification.limits import (
     ACTION_CHARS_MAX,
     ACTIONS_COUNT_MAX,
@@ -18,7 +19,6 @@ from notification.limits import (
     TTL_S_DEFAULT,
     TTL_S_MAX,
     TTL_S_MIN,
-    USER_CHARS_MAX,
 )
 from notification.names import TOPICS
 from worker.event import NUMBER_MAX, RULES
@@ -41,7 +41,7 @@ def event_schema() -> dict[str, Any]:
         "properties": {
             "id": _rule("id", type="string", pattern=_UUID7),
             "tenant_id": _rule("tenant_id", type="string", pattern=f"^[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}$"),
-            "user_id": _rule("user_id", type="string", pattern=f"^[!-~]{{1,{USER_CHARS_MAX}}}$"),
+            "user_id": _rule("user_id", type="string", pattern=f"^{USER_PATTERN}$"),
             "type": _rule("type", enum=["system_alert", "service", "promotional"]),
             "ttl": _rule("ttl", type="integer", minimum=TTL_S_MIN, maximum=TTL_S_MAX, default=TTL_S_DEFAULT),
             "collapse_key": _rule(

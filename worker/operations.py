@@ -1,4 +1,5 @@
-"""What an operator does to Herald: tenants, revocations, recalls, a notification's story. The CLI calls this."""
+"""What an operator does to Herald: tenants, revocations, recalls, segments, a notification's story. The CLI calls
+this."""
 
 import asyncio
 import dataclasses
@@ -29,6 +30,7 @@ from worker.jwks import check_url
 from worker.keys import FIRST_VERSION, master_key, new_tenant_key, seal_issuer_key
 from worker.partitions import day_of
 from worker.preferences import Preferences, preferences_of, set_topic, set_type
+from worker.segments import Segments
 
 ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
 _RECALL_WAIT_S: Final = 2 * INBOX_DEADLINE_MS / 1_000  # role inbox answers within half of it
@@ -130,6 +132,7 @@ class Operations:
     def __init__(self, settings: Settings, pool: Pool) -> None:
         self._settings = settings
         self._pool = pool
+        self.segments = Segments(pool)
 
     @classmethod
     async def connect(cls, settings: Settings) -> Self:

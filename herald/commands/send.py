@@ -8,10 +8,11 @@ from typing import Any, BinaryIO, Final
 import click
 
 from herald.commands.common import json_option, run_async, settings_of
-from herald.console import complain, print_json
+from herald.console import complain, print_json, progress
 from herald.errors import FAILED, OK
 from herald.events import Event
-from notification.errors import InvalidInput
+from notification.errors import Conflict, InvalidInput
+from notification.ids import check_token, new_uuid7
 from notification.names import PRIORITIES
 from notification.settings import Settings
 
@@ -20,7 +21,8 @@ TYPES: Final = ("system_alert", "service", "promotional")
 
 
 class Outcome:
-    """Counts and prints what became of each event. `quiet`: ids are not printed (files, without --json)."""
+    """Counts and prints what became of each event. `quiet`: ids are not printed (files and segments, without
+    --json)."""
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
         self.started = 0
@@ -62,11 +64,13 @@ Examples:
   herald send --tenant demo --user ann --user bob --priority high --type system_alert \\
       --title "Sign-in from Oslo" --body "Was it you?" --action "It was me=https://example.com/ok" --ttl 600
   herald send --tenant demo --user @users.txt --title Hi --body There --json
+  herald send --tenant demo --segment vip --title "The doors are open" --body "Until midnight"
   herald send --file events.jsonl
 """
 )
 @click.option("--tenant", metavar="ID", help="Tenant id.")
 @click.option("--user", "user_values", multiple=True, metavar="ID|@FILE", help="User id (repeat it), or a file.")
+@click.option("--segment", metavar="ID", help="Everybody in this segment, by one id (`herald segment`).")
 @click.option("--priority", type=click.Choice(PRIORITIES), default="medium", show_default=True, help="Kafka topic.")
 @click.option("--type", "kind", type=click.Choice(TYPES), default="service", show_default=True, help="Kind.")
 @click.option("--title", help="Headline.")
@@ -91,27 +95,44 @@ def send(context: click.Context, /, file: BinaryIO | None, as_json: bool, **opti
     what breaks one is rejected by field (and line), the rest is sent, and the exit code is then 1.
     """
     settings = settings_of(context)
-    outcome = Outcome(as_json, quiet=file is not None)
+    counted = file is not None or options["segment"] is not None
+    outcome = Outcome(as_json, quiet=counted)
     if file is None:
-        events = list(_from_options(options))
-        run_async(_send(settings, ((None, event) for event in events), outcome))
+        events = list(_from_options(options, settings))
+        if counted and not as_json:
+            click.echo(events[0].id)
+        numbered: Iterator[tuple[int | None, Event]] = _until_broken(events, outcome)
     else:
-        if any(options[name] for name in ("title", "body", "image", "actions", "data", "ident")):
-            raise click.UsageError("--file takes the payload and the id from the lines, not from options")
-        try:
-            run_async(_send(settings, _from_file(file, options, outcome), outcome))
-        finally:
+        if any(options[name] for name in ("title", "body", "image", "actions", "data", "ident", "segment")):
+            raise click.UsageError(
+                "--file takes the payload, the id and the users from the lines, not from options"
+            )
+        numbered = _from_file(file, options, outcome)
+    try:
+        run_async(_send(settings, numbered, outcome))
+    finally:
+        if counted:
             click.echo(outcome.summary(), err=True)
     return FAILED if outcome.rejected else OK
 
 
-def _from_options(options: dict[str, Any]) -> Iterator[Event]:
+def _until_broken(events: list[Event], outcome: Outcome) -> Iterator[tuple[int | None, Event]]:
+    """The events of a command line, as long as Kafka acknowledges."""
+    for number, event in enumerate(events):
+        if outcome.broken:
+            complain(f"stopped after {number} of {len(events)}: Kafka does not acknowledge")
+            return
+        outcome.started += 1
+        yield None, event
+
+
+def _from_options(options: dict[str, Any], settings: Settings) -> Iterator[Event]:
     """All events of a command line, or InvalidInput: nothing is sent before all are right."""
     from herald import events
 
     for name, given in (
-        ("--tenant", options["tenant"]), ("--user", options["user_values"]), ("--title", options["title"]),
-        ("--body", options["body"]),
+        ("--tenant", options["tenant"]), ("--user", options["segment"] or options["user_values"]),
+        ("--title", options["title"]), ("--body", options["body"]),
     ):  # fmt: skip
         if given is None or given == ():
             raise click.UsageError(f"Missing option '{name}' (or --file).")
@@ -120,14 +141,33 @@ def _from_options(options: dict[str, Any]) -> Iterator[Event]:
     payload = events.payload(
         options["title"], options["body"], options["image"], options["actions"], options["data"]
     )
-    everyone = list(dict.fromkeys(events.users(options["user_values"])))
-    if options["ident"] is not None and len(everyone) > 1:
-        raise click.UsageError("--id names one notification: give one --user")
+    ident = options["ident"]
+    if options["segment"] is not None:
+        everyone = _members(options, settings)
+        ident = ident or str(new_uuid7())
+    else:
+        everyone = list(dict.fromkeys(events.users(options["user_values"], "--user")))
+        if ident is not None and len(everyone) > 1:
+            raise click.UsageError("--id names one notification: give one --user")
     for user in everyone:
         fields = {"tenant_id": options["tenant"], "user_id": user, **_envelope(options), "payload": payload}
-        if options["ident"] is not None:
-            fields["id"] = options["ident"]
+        if ident is not None:
+            fields["id"] = ident
         yield events.build(fields, options["priority"])
+
+
+def _members(options: dict[str, Any], settings: Settings) -> list[str]:
+    """Who is in the segment now. Raises InvalidInput: nobody, too many, no such segment."""
+    from herald import operations
+
+    if options["user_values"]:
+        raise click.UsageError("give --user or --segment, not both")
+    segment = check_token(options["segment"], "--segment")
+    tenant = check_token(options["tenant"], "--tenant")
+    members = run_async(operations.expand_segment(settings, tenant, segment))
+    if not members:
+        raise Conflict("segment", f"{segment} has no members")
+    return members
 
 
 def _envelope(options: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +186,7 @@ def _from_file(file: BinaryIO, options: dict[str, Any], outcome: Outcome) -> Ite
     if options["tenant"]:
         defaults["tenant_id"] = options["tenant"]
     if options["user_values"]:
-        everyone = list(events.users(options["user_values"]))
+        everyone = list(events.users(options["user_values"], "--user"))
         if len(everyone) != 1:
             raise click.UsageError("with --file, --user is the default of lines without user_id: give one")
         defaults["user_id"] = everyone[0]
@@ -165,19 +205,14 @@ def _from_file(file: BinaryIO, options: dict[str, Any], outcome: Outcome) -> Ite
 
 def _with_progress(file: BinaryIO) -> Iterator[bytes]:
     """The lines of a file; a bar on stderr when that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     name = getattr(file, "name", "-")
     total = Path(name).stat().st_size if isinstance(name, str) and Path(name).is_file() else None
-    # stdout stays our own: it may be a pipe of JSON lines.
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(console=console, transient=True, redirect_stdout=False, disable=hidden) as progress:
-        task = progress.add_task("sending", total=total)
+    done = 0
+    with progress("sending", total) as told:
         for line in file:
             yield line
-            progress.advance(task, len(line))
+            done += len(line)
+            told(done)
 
 
 async def _send(settings: Settings, events: Iterable[tuple[int | None, Event]], outcome: Outcome) -> None:

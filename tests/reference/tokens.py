@@ -132,7 +132,7 @@ def _strict_claims(claims: dict[str, Any]) -> str | None:
         return "tid is the tenant of the issuer"
     if not isinstance(claims.get("jti"), str) or not claims["jti"]:
         return "a jti"
-    if re.fullmatch("[!-~]{1,128}", claims["sub"]) is None:
+    if re.fullmatch("(?!tenant$|segment:)[!-~]{1,128}", claims["sub"]) is None:
         return "sub is a user id"
     device = claims.get("did", "none")
     if device is not None and (not isinstance(device, str) or re.fullmatch("[A-Za-z0-9_-]{1,64}", device) is None):

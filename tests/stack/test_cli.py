@@ -194,6 +194,27 @@ def test_a_tenant_made_here_can_connect_and_is_listed(herald: Herald, tenant: st
     assert heard.rows[0]["id"] == sent
 
 
+def test_a_segment_is_filled_from_a_file_and_sent_to(herald: Herald, folder: Path, tenant: str) -> None:
+    at = ("--tenant", tenant)
+    made = herald("segment", "create", "vip", *at, "--json")
+    assert same_shape(made.rows[0], documented("cli-segment")), made.err
+    (folder / "users.txt").write_text("ann\nbob\n")
+    added = herald("segment", "add", "vip", *at, "@users.txt", "eve", "ann", "--json")
+    assert same_shape(added.rows[0], documented("cli-segment-change")), added.err
+    assert (added.rows[0]["changed"], added.rows[0]["members"]) == (3, 3)
+    removed = herald("segment", "remove", "vip", *at, "bob")
+    assert removed.out == "1 of 1 users removed from segment vip; 2 are in it now\n"
+    shown = herald("segment", "show", "vip", *at, "--json").rows
+    assert all(same_shape(row, documented("cli-segment-show")) for row in shown)
+    assert [row["user_id"] for row in shown] == ["ann", "eve"]
+    sent = herald("send", *at, "--segment", "vip", "--title", "T", "--body", "B")
+    assert (sent.code, sent.err) == (0, "sent 2, rejected 0\n")
+    heard = herald("listen", *at, "--user", "eve", "--count", "1", "--timeout", "20", "--json")
+    assert [row["id"] for row in heard.rows] == [sent.out.strip()]
+    gone = herald("send", *at, "--segment", "vips", "--title", "T", "--body", "B")
+    assert (gone.code, gone.err) == (1, "error: segment: vips does not exist\n")
+
+
 def test_a_token_of_another_key_is_refused_in_one_line(herald: Herald, folder: Path, tenant: str) -> None:
     (folder / "bad.jwt").write_text("eyJhbGciOiJIUzI1NiJ9.e30.AAAA")
     result = herald("listen", "--tenant", tenant, "--user", "ann", "--token-file", "bad.jwt", "--timeout", "5")

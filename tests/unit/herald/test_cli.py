@@ -21,7 +21,9 @@ from tests.unit.herald.documented import documented, same_shape
         ["tenant", "--help"], ["tenant", "create", "--help"], ["tenant", "list", "--help"], ["config", "--help"],
         ["config", "check", "--help"], ["recall", "--help"], ["preferences", "show", "--help"],
         ["preferences", "set", "--help"], ["revoke", "--help"], ["dlq", "--help"], ["dlq", "list", "--help"],
-        ["dlq", "show", "--help"], ["dlq", "replay", "--help"], ["--version"],
+        ["dlq", "show", "--help"], ["dlq", "replay", "--help"], ["segment", "--help"],
+        ["segment", "create", "--help"], ["segment", "delete", "--help"], ["segment", "list", "--help"],
+        ["segment", "show", "--help"], ["segment", "add", "--help"], ["segment", "remove", "--help"], ["--version"],
     ],
 )  # fmt: skip
 def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
@@ -94,6 +96,20 @@ def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
         (["dlq", "replay", "--yes"], "give letters, or --tenant and --reason, or --all"),
         (["dlq", "replay", "0-1", "--all", "--yes"], "give letters, or --tenant and --reason, or --all"),
         (["dlq", "replay", "--all"], "there is no terminal to ask: give --yes"),
+        (["segment", "create", "a b", "--tenant", "shop"], "ID: must be 1 to 64"),
+        (["segment", "list", "--tenant", "a b"], "--tenant: must be 1 to 64"),
+        (["segment", "add", "vip", "--tenant", "shop"], "Missing argument 'USER|@FILE...'"),
+        (["segment", "add", "vip", "--tenant", "shop", "a b"], "USER: must be 1 to 128 printable ASCII characters"),
+        (["segment", "remove", "vip", "--tenant", "shop", "@none"], "USER: none: No such file or directory"),
+        (["token", "--tenant", "demo", "--user", "tenant"], "`tenant` and `segment:...` are reserved"),
+        (
+            ["send", "--tenant", "demo", "--segment", "a b", "--title", "T", "--body", "B"],
+            "--segment: must be 1 to 64",
+        ),
+        (
+            ["send", "--tenant", "demo", "--segment", "vip", "--user", "ann", "--title", "T", "--body", "B"],
+            "give --user or --segment, not both",
+        ),
         (["--config", "none.toml", "config", "check"], "none.toml"),
     ],
 )

@@ -93,12 +93,12 @@ def test_bad_options_are_named(actions: tuple[str, ...], data: str | None, field
 def test_users_from_options_and_files(tmp_path: Path) -> None:
     file = tmp_path / "users.txt"
     file.write_text("bob\n\n  carol \n")
-    assert list(events.users(("ann", f"@{file}"))) == ["ann", "bob", "carol"]
+    assert list(events.users(("ann", f"@{file}"), "--user")) == ["ann", "bob", "carol"]
     file.write_text("bob\nno body\n")
     with pytest.raises(InvalidInput, match="line 2"):
-        list(events.users((f"@{file}",)))
+        list(events.users((f"@{file}",), "--user"))
     with pytest.raises(InvalidInput, match="none: No such file"):
-        list(events.users((f"@{tmp_path}/none",)))
+        list(events.users((f"@{tmp_path}/none",), "--user"))
 
 
 def test_types_are_those_of_the_worker() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from herald import producer
+from herald import operations, producer
 from herald.commands import send
 from tests.unit.herald.conftest import Herald
 from tests.unit.herald.documented import documented, same_shape
@@ -173,3 +173,59 @@ def test_a_file_and_payload_options_do_not_mix(herald: Herald, kafka: Kafka) -> 
 def test_an_empty_file_sends_nothing(herald: Herald, kafka: Kafka) -> None:
     Path("events.jsonl").write_text("\n\n")
     assert herald("send", "--file", "events.jsonl").err == "sent 0, rejected 0\n"
+
+
+@pytest.fixture
+def vip(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The members of segment vip, as role admin would read them."""
+    members = ["ann", "bob", "carol"]
+
+    async def expand(settings: object, tenant: str, segment: str) -> list[str]:
+        assert (tenant, segment) == ("demo", "vip")
+        return members
+
+    monkeypatch.setattr(operations, "expand_segment", expand)
+    return members
+
+
+TO_VIP = ("send", "--tenant", "demo", "--segment", "vip", "--title", "T", "--body", "B")
+
+
+def test_each_member_of_a_segment_gets_the_notification_under_one_id(
+    herald: Herald, kafka: Kafka, vip: list[str]
+) -> None:
+    result = herald(*TO_VIP, "--priority", "high")
+    ident = result.out.strip()
+    assert (result.code, result.err) == (0, "sent 3, rejected 0\n")
+    assert [(r[0], r[1], r[2], r[3]["user_id"], r[3]["id"]) for r in kafka.records] == [
+        ("high", "demo", user, user, ident) for user in vip
+    ]
+    again = herald(*TO_VIP, "--id", ident, "--json")
+    assert [(row["user_id"], row["id"]) for row in again.rows] == [(user, ident) for user in vip]
+    assert all(same_shape(row, documented("cli-send")) for row in again.rows)
+
+
+def test_a_segment_without_members_is_said(herald: Herald, kafka: Kafka, vip: list[str]) -> None:
+    vip.clear()
+    result = herald(*TO_VIP)
+    assert (result.code, result.out, result.err) == (1, "", "error: segment: vip has no members\n")
+    assert kafka.records == []
+
+
+def test_a_segment_that_kafka_takes_in_part_is_counted(
+    herald: Herald, kafka: Kafka, vip: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send, "IN_FLIGHT_MAX", 1)
+    kafka.fails_from = 1
+    result = herald(*TO_VIP)
+    assert result.code == 1
+    assert "error: stopped after 2 of 3: Kafka does not acknowledge" in result.err
+    assert result.err.splitlines()[-1] == "sent 1, rejected 1"
+
+
+def test_a_segment_and_a_file_do_not_mix(herald: Herald, kafka: Kafka) -> None:
+    Path("events.jsonl").write_text(event("u1"))
+    result = herald("send", "--file", "events.jsonl", "--segment", "vip")
+    assert result.code == 2
+    assert "--file takes the payload" in result.err
+    assert kafka.records == []

@@ -13,7 +13,9 @@ from notification import ids
 from notification.errors import InvalidInput
 from notification.limits import ID_CHARS_MAX, USER_CHARS_MAX
 
-PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=USER_CHARS_MAX)
+PRINTABLE = st.text(
+    st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=USER_CHARS_MAX
+).filter(lambda text: text != "tenant" and not text.startswith("segment:"))
 
 
 @pytest.mark.parametrize("value", ["a", "Demo_1-x", "_", "x" * ID_CHARS_MAX])
@@ -44,6 +46,17 @@ def test_two_users_never_share_an_encoding(one: str, other: str) -> None:
 def test_other_users_are_refused(value: str) -> None:
     with pytest.raises(InvalidInput, match=r"^user_id: "):
         ids.check_user(value)
+
+
+@pytest.mark.parametrize("value", ["tenant", "segment:", "segment:vip"])
+def test_no_user_is_called_like_an_audience(value: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^sub: .*`tenant` and `segment:...` are reserved$"):
+        ids.check_user(value, "sub")
+
+
+@pytest.mark.parametrize("value", ["tenants", "Tenant", "segment", "segments:x", "x:tenant", "xsegment:1"])
+def test_names_that_only_look_like_an_audience_are_free(value: str) -> None:
+    assert ids.check_user(value) == value
 
 
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=USER_CHARS_MAX))
