@@ -11,7 +11,7 @@ import structlog
 import uvloop
 from rich.console import Console
 
-from bench import attacks, connections, fanout, handshake, hotpath, idle, neighbours, peers, storm, worker
+from bench import attacks, connections, fanout, handshake, hotpath, idle, lanes, neighbours, peers, storm, worker
 from bench.micro import run as micro
 from bench.report import Progress, show
 from notification.errors import HeraldError
@@ -127,6 +127,20 @@ def _micro(as_json: bool, **options: Any) -> None:
 def _worker(as_json: bool, **options: Any) -> None:
     """CPU per notification from Kafka to the bus, stored, and per ack; what the storing transaction takes."""
     _measure(lambda progress: worker.run(worker.Options(**options), progress), as_json)
+
+
+@cli.command("lanes")
+@_rounds
+@_json
+@click.option("--low", default=lanes.Options().low, show_default=True, help="LOW queued at once.")
+@click.option("--high", default=lanes.Options().high, show_default=True, help="HIGH at once, in each round.")
+@click.option("--per-s", default=lanes.Options().per_s, show_default=True, help="A steady rate, a tenant's share.")
+@click.option("--seconds", default=lanes.Options().seconds, show_default=True, help="Of each steady rate.")
+@click.option("--users", default=lanes.Options().users, show_default=True, help="Of each tenant.")
+@click.option("--body-bytes", default=lanes.Options().body_bytes, show_default=True)
+def _lanes(as_json: bool, **options: Any) -> None:
+    """HIGH behind a queue of LOW; a tenant beside one at ten times its share."""
+    _measure(lambda progress: lanes.run(lanes.Options(**options), progress), as_json)
 
 
 @cli.command("peers")

@@ -83,6 +83,14 @@ def test_worker_stores_dispatches_and_takes_acks() -> None:
     assert sum(report["shares"]["parts"].values()) == pytest.approx(cost)
 
 
+def test_lanes_are_watched_behind_a_queue_and_beside_another_tenant() -> None:
+    report = bench("lanes", "--rounds", "1", "--low", "300", "--high", "50", "--per-s", "20", "--seconds", "0.5",
+                   "--users", "10")  # fmt: skip
+    assert report["figures"]["P95, ms"]["values"][0] > 0
+    assert report["figures"]["LOW in 100 sends"]["rounds"] == 1
+    assert report["p95_ms_of_a_tenant"]["at its share"]["values"][0] > 0
+
+
 def test_micro_sets_every_piece_beside_another() -> None:
     report = bench("micro", "--rounds", "2", "--operations", "200", "--tokens", "3")
     contestants: dict[str, list[str]] = {}
