@@ -77,6 +77,14 @@ class _Tenants:
         self.count -= 1
         return job
 
+    def drop_newest(self) -> None:
+        """Forget the newest job of the tenant that is last in line. Call only if count > 0."""
+        tenant, queue = next(reversed(self._queues.items()))
+        queue.pop()
+        if not queue:
+            del self._queues[tenant]
+        self.count -= 1
+
 
 class Scheduler:
     """A bounded queue of jobs; see the module."""
@@ -101,8 +109,9 @@ class Scheduler:
         return self._items_max - len(self)
 
     def put(self, job: Job) -> bool:
-        """Queue a job. False: full or closing; its row is due again later, so nothing is lost."""
-        if self._closed or self.room <= 0:
+        """Queue a job, in place of one of a lower priority when it is full. Who finds no place (then False, as when
+        it is closing) or loses it has a row that is due again later, so nothing is lost."""
+        if self._closed or (self.room <= 0 and not self._make_room(job.priority)):
             return False
         self._priorities[job.priority].push(job)
         self._gauge(job.priority)
@@ -122,6 +131,15 @@ class Scheduler:
         """Refuse new jobs; take() hands out what is queued, then an empty list."""
         self._closed = True
         self._filled.set()
+
+    def _make_room(self, priority: int) -> bool:
+        """Drop a job of the lowest priority below this one; False: there is none."""
+        for number in range(len(self._priorities) - 1, priority, -1):
+            if self._priorities[number].count:
+                self._priorities[number].drop_newest()
+                self._gauge(number)
+                return True
+        return False
 
     def _take_now(self, n: int) -> list[Job]:
         jobs: list[Job] = []

@@ -32,6 +32,28 @@ async def test_high_leaves_first() -> None:
     assert (await scheduler.take(1))[0].priority == 0
 
 
+async def test_high_takes_the_place_of_low_when_the_queue_is_full() -> None:
+    scheduler = Scheduler(items_max=3)
+    for tenant, seq in (("a", 1), ("b", 1), ("a", 2)):
+        assert scheduler.put(job(tenant, priority=2, seq=seq))
+    assert not scheduler.put(job("c", priority=2))
+    for priority in (0, 1, 0):
+        assert scheduler.put(job("c", priority=priority))
+        assert len(scheduler) == 3
+    assert not scheduler.put(job("c", priority=1))
+    assert scheduler.put(job("c", priority=0))
+    assert not scheduler.put(job("c", priority=0))
+    assert [one.priority for one in await scheduler.take(3)] == [0, 0, 0]
+
+
+async def test_what_loses_its_place_is_the_newest_of_its_tenant() -> None:
+    scheduler = Scheduler(items_max=2)
+    for seq in (1, 2):
+        scheduler.put(job(priority=2, seq=seq))
+    scheduler.put(job(priority=0))
+    assert [(one.priority, one.notification.seq) for one in await scheduler.take(2)] == [(0, 1), (2, 1)]
+
+
 async def test_an_idle_priority_leaves_its_share_to_the_others() -> None:
     assert len(await filled(0, 0, 500).take(256)) == 256
 
