@@ -1,7 +1,7 @@
 """What an authenticated client may say: ack, state, page, ping, reauth."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -19,7 +19,12 @@ from notification.codes import Closes, Refusal, Refusals
 from notification.errors import BusError, InvalidInput, Unavailable
 from notification.frames import IDS_PER_FRAME_MAX, ErrorFrame, Pong
 from notification.ids import parse_uuid7
-from notification.limits import COMMANDS_IN_FLIGHT_MAX, INBOX_DEADLINE_MS, PAGE_ITEMS_MAX
+from notification.limits import (
+    COMMANDS_IN_FLIGHT_MAX,
+    COMMANDS_PER_CONNECTION_MAX,
+    INBOX_DEADLINE_MS,
+    PAGE_ITEMS_MAX,
+)
 from notification.messages import PageReply, PageRequest, StateReply, StateRequest
 from notification.names import INBOX_PAGE, INBOX_STATE
 
@@ -32,7 +37,8 @@ _TEXT_CHARS: Final = 36  # a UUID in canonical form
 
 
 class Commands:
-    """Runs client frames. At most COMMANDS_IN_FLIGHT_MAX inbox requests at once; above it clients hear `busy`."""
+    """Runs client frames. At most COMMANDS_IN_FLIGHT_MAX inbox requests at once, COMMANDS_PER_CONNECTION_MAX of one
+    connection; above it clients hear `busy`."""
 
     def __init__(self, bus: Bus, edge: Edge, outbound: Outbound, resume: Resume) -> None:
         self._bus = bus
@@ -40,6 +46,7 @@ class Commands:
         self._outbound = outbound
         self._resume = resume
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: dict[Connection, int] = {}  # those that wait for role inbox, and for how many answers
         self._reauths: set[Connection] = set()  # those whose token an AuthService is asked about
         self.reauthenticated: Callable[[Connection, Identity], None] = _nobody
 
@@ -99,7 +106,7 @@ class Commands:
         session = connection.session
         idents = [parse_uuid7(text).bytes for text in frame.ids]
         request = StateRequest(session.tenant, session.user, session.device, idents, frame.to)
-        self._spawn(connection, lambda: self._ask(connection, INBOX_STATE, request))
+        self._spawn(connection, INBOX_STATE, request)
 
     def _page(self, connection: Connection, frame: frames.Page) -> None:
         if not 1 <= frame.limit <= PAGE_ITEMS_MAX:
@@ -107,13 +114,16 @@ class Commands:
         session = connection.session
         before = b"" if frame.before is None else parse_uuid7(frame.before).bytes
         request = PageRequest(session.tenant, session.user, before, frame.limit)
-        self._spawn(connection, lambda: self._ask(connection, INBOX_PAGE, request))
+        self._spawn(connection, INBOX_PAGE, request)
 
-    def _spawn(self, connection: Connection, work: Callable[[], Awaitable[None]]) -> None:
-        if len(self._tasks) >= COMMANDS_IN_FLIGHT_MAX or connection.congested():
+    def _spawn(self, connection: Connection, subject: str, request: StateRequest | PageRequest) -> None:
+        asking = self._asking.get(connection, 0)
+        full = asking >= COMMANDS_PER_CONNECTION_MAX or len(self._tasks) >= COMMANDS_IN_FLIGHT_MAX
+        if full or connection.congested():
             connection.session.send(_BUSY)
             return
-        task = asyncio.ensure_future(work())
+        self._asking[connection] = asking + 1
+        task = asyncio.get_running_loop().create_task(self._ask(connection, subject, request))
         self._tasks.add(task)
         task.add_done_callback(self._finished)
 
@@ -122,12 +132,19 @@ class Commands:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("command_failed", error=type(error).__name__, exc_info=error)
 
+    def _answered(self, connection: Connection) -> None:
+        left = self._asking.pop(connection) - 1
+        if left:
+            self._asking[connection] = left
+
     async def _ask(self, connection: Connection, subject: str, request: StateRequest | PageRequest) -> None:
         try:
             answer = await self._bus.request(subject, messages.encode(request), INBOX_DEADLINE_MS / 1_000)
             reply = messages.decode_reply(answer)
         except (BusError, Unavailable, msgspec.DecodeError):
             reply = messages.Failure("busy")
+        finally:  # before the client hears of it and asks for more
+            self._answered(connection)
         if not connection.is_open():
             return
         if isinstance(reply, PageReply):

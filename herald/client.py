@@ -10,12 +10,7 @@ connections are reopened with full jitter, obeying goaway, close codes and Retry
 yielded once per client object, however often the server repeats it. Keep `cursor` (with `cursor_to_text`) to go
 on where this device stopped. What is recalled before the app took it is never yielded.
 
-ClientError
-├── Refused       the gateway answered the upgrade with an HTTP status that a retry does not change
-├── Unreachable   nothing answers at the address, or only "try later" within the deadline
-├── SessionEnded  the server closed with a code that says: do not reconnect
-├── NotConnected  a request was made, or cut off, while the connection was down
-└── ServerBusy    the server could not answer a request now; try again
+What it raises: herald/client_errors.py.
 """
 
 import asyncio
@@ -34,9 +29,10 @@ from typing import Any, Final, Self
 import msgspec
 from picows import WSInvalidURL, websockets
 
+from herald.client_errors import ClientError, NotConnected, Refused, SessionEnded, Unreachable
+from herald.client_requests import Requests
 from herald.lanes import Lanes
 from notification.codes import CLOSES, REFUSALS
-from notification.errors import HeraldError
 from notification.frames import (
     RECALLED,
     SUBPROTOCOL,
@@ -69,7 +65,6 @@ BACKOFF_BASE_S: Final = 0.5
 BACKOFF_CAP_S: Final = 30.0
 STABLE_S: Final = 10.0  # a session that lived this long starts the backoff afresh
 REAUTH_BEFORE_S: Final = 60.0  # renew the token this long before `exp`, or at half of a shorter life
-REQUEST_TIMEOUT_S: Final = 5.0  # the gateway itself gives role inbox 2 s
 SEEN_IDS_MAX: Final = 8_192  # remembered to drop repeats; far above UNACKED_PER_CONNECTION_MAX
 QUEUE_ITEMS_MAX: Final = 2 * UNACKED_PER_CONNECTION_MAX  # received, not yet taken; then the socket waits
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024  # the largest page: PAGE_ITEMS_MAX payloads with their escapes
@@ -82,44 +77,6 @@ _TRY_LATER: Final = frozenset(
 _log: Final = logging.getLogger("herald.client")
 
 TokenProvider = Callable[[], Awaitable[str]]
-
-
-class ClientError(HeraldError):
-    """Base of what this client raises."""
-
-
-class Refused(ClientError):
-    """`status` and `code` as in the refusals of docs/protocol.md."""
-
-    def __init__(self, status: int, code: str) -> None:
-        super().__init__(f"the gateway refused the connection: HTTP {status} ({code})")
-        self.status = status
-        self.code = code
-
-
-class Unreachable(ClientError):
-    """No session within the deadline; `url` is the address tried."""
-
-    def __init__(self, url: str, cause: str) -> None:
-        super().__init__(f"gateway at {url} does not answer: {cause}")
-        self.url = url
-
-
-class SessionEnded(ClientError):
-    """`code` and `reason` of the close frame."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"the gateway ended the session: {code} {reason}".rstrip())
-        self.code = code
-        self.reason = reason
-
-
-class NotConnected(ClientError):
-    """The connection is down; it is being reopened."""
-
-
-class ServerBusy(ClientError):
-    """The server did not answer the request; try again."""
 
 
 class _TryLater(Exception):
@@ -159,7 +116,7 @@ class HeraldClient:
         self._lanes = Lanes(cursor)
         self._queue: asyncio.Queue[Notification | None] = asyncio.Queue(QUEUE_ITEMS_MAX)
         self._seen: collections.OrderedDict[str, bool] = collections.OrderedDict()  # id -> acked, or recalled
-        self._pages: collections.deque[asyncio.Future[PageFrame]] = collections.deque()
+        self._requests = Requests(self._send)
         self._socket: websockets.ClientConnection | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._resumed = asyncio.Event()
@@ -235,18 +192,14 @@ class HeraldClient:
                 await self._send(Ack(ids=ids))
 
     async def set_state(self, ids: list[str], to: State) -> None:
-        """Mark notifications on every device of the user. Raises NotConnected."""
-        await self._send(SetState(ids=ids, to=to))
+        """Mark notifications on every device of the user. Returns when it is done, or 5 s later if none of the ids
+        exists; one request is under way at a time, and asked again while the server is busy. Raises NotConnected,
+        ServerBusy."""
+        await self._requests.set_state(SetState(ids=ids, to=to))
 
     async def page(self, before: str | None = None, limit: int = PAGE_ITEMS_DEFAULT) -> PageFrame:
-        """Inbox rows before the id `before`, newest first. Raises NotConnected, ServerBusy."""
-        answer: asyncio.Future[PageFrame] = asyncio.get_running_loop().create_future()
-        await self._send(Page(before=before, limit=limit))
-        self._pages.append(answer)
-        try:
-            return await asyncio.wait_for(answer, REQUEST_TIMEOUT_S)
-        except TimeoutError:
-            raise ServerBusy("no page within the deadline") from None
+        """Inbox rows before the id `before`, newest first; as set_state() for the rest."""
+        return await self._requests.page(Page(before=before, limit=limit))
 
     async def _send(self, frame: ClientFrame) -> None:
         if self._socket is None:
@@ -324,8 +277,7 @@ class HeraldClient:
             self._resumed.clear()
             for timer in self._timers:
                 timer.cancel()
-            while self._pages:
-                self._fail_page(NotConnected("the connection was lost"))
+            self._requests.cut()
             await socket.close()
 
     async def _open(self, token: str) -> websockets.ClientConnection:
@@ -387,18 +339,12 @@ class HeraldClient:
                     self._on_state(frame)
             case PageFrame():
                 self._count(frame.counters)
-                if self._pages:
-                    answer = self._pages.popleft()
-                    if not answer.done():
-                        answer.set_result(frame)
             case Goaway():
                 self._goaway_at = time.monotonic() + frame.delay_ms / 1000
                 self._later(frame.delay_ms / 1000, self._leave)
-            case ErrorFrame():
-                if self._pages:
-                    self._fail_page(ServerBusy(f"the server answered: {frame.code}"))
-            case Pong():
+            case ErrorFrame() | Pong():
                 pass
+        self._requests.told(frame)
 
     async def _on_notification(self, frame: Notification) -> None:
         self._lanes.received(frame)
@@ -419,11 +365,6 @@ class HeraldClient:
     def _count(self, counters: Counters) -> None:
         if self.counters is None or counters.rev >= self.counters.rev:
             self.counters = counters
-
-    def _fail_page(self, error: ClientError) -> None:
-        answer = self._pages.popleft()
-        if not answer.done():
-            answer.set_exception(error)
 
     # --- timers of one connection -----------------------------------------------
     def _later(self, delay_s: float | None, act: Callable[[], Awaitable[None]]) -> None:

@@ -193,7 +193,7 @@ ERRORS: Final = {
     "key_not_yet_known": "the issuer's keys are fetched anew because this one is not among them; retry",
     "auth_unavailable": "the service that judges this token gave no answer; retry",
     "bad_frame": "a frame is not JSON, not an object, or breaks the protocol; the third closes 4400",
-    "busy": "the inbox did not answer in time; retry",
+    "busy": "what this connection asked before is under way still, or the inbox did not answer in time; retry",
     "device_mismatch": "reauth may not change tenant, user or device",
     "too_many_connections": "the tenant already has the most connections allowed; retry",
     "too_many_devices": "the user already has the most devices allowed",

@@ -181,6 +181,7 @@ FILL_RETRY_MS: Final = 1_000  # first wait after a fill failed; doubles, with ji
 FILL_RETRY_MS_MAX: Final = 8_000
 HELD_BYTES_MAX: Final = 32_768  # client frames that came before the welcome, per connection
 COMMANDS_IN_FLIGHT_MAX: Final = 64  # state and page requests of one process; above it the answer is busy
+COMMANDS_PER_CONNECTION_MAX: Final = 2  # of them: the next may come before the last one's reply; the same answer
 REDIS_REPLY_MS_MAX: Final = 2_000  # a pipeline without an answer for this long reconnects
 REDIS_REPLY_BYTES_MAX: Final = 1_024 * 1_024  # of one reply; ours have under 1 KB, the slots of a large cluster 200
 REDIS_REPLY_DEPTH_MAX: Final = 8  # arrays within arrays; CLUSTER SLOTS has 4
@@ -249,6 +250,7 @@ assert AUTH_SERVICE_REQUESTS_COUNT_MAX <= DESCRIPTORS_RESERVED / 2
 assert AUTH_SERVICE_REQUESTS_COUNT_MAX <= AUTH_SERVICE_QUESTIONS_COUNT_MAX <= DOORS_HELD_MAX
 assert FILLS_IN_FLIGHT_MAX <= INBOX_IN_FLIGHT_MAX
 assert INBOX_COMMANDS_IN_FLIGHT_MAX < INBOX_IN_FLIGHT_MAX
+assert COMMANDS_PER_CONNECTION_MAX * 8 <= COMMANDS_IN_FLIGHT_MAX
 assert DRAIN_LISTEN_MS < DRAIN_WINDOW_MS
 assert PROXY_HEADER_BYTES_MAX <= HEADER_BYTES_MAX
 assert REDIS_REPLY_DEPTH_MAX <= 16  # WALK_LEVELS of gateway/_fast/resp.pxd

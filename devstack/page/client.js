@@ -10,6 +10,8 @@
 //
 // An item is acknowledged only after `handlers.notifications` returned and `store.save` kept it.
 
+import { Commands, IDS_PER_FRAME_MAX } from "./commands.js";
+
 export const SUBPROTOCOL = "herald.v1";
 
 // phase -> what the user's connection is doing
@@ -40,10 +42,7 @@ const STABLE_MS = 5_000; // live for this long: the next trouble starts a new ba
 const CONNECT_TIMEOUT_MS = 10_000;
 const PONG_DUE_MS = 10_000;
 const PROBE_DUE_MS = 3_000;
-const ANSWER_DUE_MS = 5_000; // a page or mark without an answer is asked again
 const COUNTERS_LAG_MS = 800; // after the last live item: fetch exact counters
-const MARK_TICK_MS = 50; // marks of one moment share a frame
-const IDS_PER_FRAME_MAX = 256;
 const TOKEN_REFUSALS_MAX = 3;
 const RECALLED_MAX = 1_000; // remembered: a recall may overtake the notification
 const REAUTH_AT = 0.75; // of the token's life
@@ -80,7 +79,7 @@ export class HeraldClient {
   #channel = new MessageChannel(); // a task soon, also in a background tab, where timers are throttled
   #counters;
   #drift = 0; // what we know beyond the last counters
-  #page = null; // {before, limit, kind}: the one page in flight
+  #commands;
   #pongOwed = false;
 
   /** fetchToken() -> {token, expires_in}; store: see store.js. */
@@ -91,6 +90,7 @@ export class HeraldClient {
     this.#store = store;
     this.#handlers = handlers;
     this.#counters = store.counters ?? { unread: 0, rev: -1 };
+    this.#commands = new Commands(store, (frame) => this.#send(frame));
     this.#channel.port1.onmessage = () => this.#flush();
   }
 
@@ -125,10 +125,7 @@ export class HeraldClient {
 
   /** Ask for inbox rows, newest first, before the id `before` (null: the newest). One at a time. */
   requestPage(before, limit, kind) {
-    if (this.#page !== null) return false;
-    this.#page = { before, limit, kind };
-    this.#sendPage();
-    return true;
+    return this.#commands.wantPage(before, limit, kind);
   }
 
   /** Mark on all devices of the user: kept until the server says so, also over a reload. */
@@ -138,7 +135,7 @@ export class HeraldClient {
     this.#drift += unreadChange;
     this.#store.save();
     this.#handlers.unread(this.unread);
-    this.#after("marks", MARK_TICK_MS, () => this.#sendMarks());
+    this.#commands.marked();
   }
 
   // --- the connection -------------------------------------------------------
@@ -196,6 +193,7 @@ export class HeraldClient {
     this.#socket = null;
     this.#stopTimers();
     this.#pongOwed = false;
+    this.#commands.stop();
     this.#batch = []; // not acknowledged and beyond the cursor: the next session brings them again
     if (socket instanceof WebSocket) {
       socket.onmessage = null;
@@ -346,9 +344,8 @@ export class HeraldClient {
     this.#advance(frame.at);
     this.#count(frame.counters);
     this.#liveSince = Date.now();
-    this.#sendPage(); // one asked for before a reconnect
     this.#setPhase("live");
-    this.#sendMarks();
+    this.#commands.start();
   }
 
   #count({ unread, rev }) {
@@ -370,6 +367,7 @@ export class HeraldClient {
     this.#store.flag(frame.ids, frame.to);
     this.#handlers.state(frame.ids, frame.to);
     this.#count(frame);
+    this.#commands.stateCame(frame.ids, frame.to);
   }
 
   #forget(id) {
@@ -378,31 +376,10 @@ export class HeraldClient {
     if (this.#recalled.size > RECALLED_MAX) this.#recalled.delete(this.#recalled.values().next().value);
   }
 
-  #sendMarks() {
-    if (this.#phase !== "live" || this.#store.marks.size === 0) return;
-    const byState = new Map();
-    for (const [id, to] of this.#store.marks) byState.set(to, [...(byState.get(to) ?? []), id]);
-    for (const [to, ids] of byState) {
-      for (let start = 0; start < ids.length; start += IDS_PER_FRAME_MAX) {
-        this.#send({ t: "state", ids: ids.slice(start, start + IDS_PER_FRAME_MAX), to });
-      }
-    }
-    this.#after("marks", ANSWER_DUE_MS, () => this.#sendMarks());
-  }
-
-  #sendPage() {
-    if (this.#page === null || (this.#phase !== "live" && this.#phase !== "syncing")) return;
-    const { before, limit } = this.#page;
-    this.#send(before === null ? { t: "page", limit } : { t: "page", before, limit });
-    this.#after("page", ANSWER_DUE_MS, () => this.#sendPage());
-  }
-
   #paged(frame) {
     this.#flush();
-    clearTimeout(this.#timers.page);
-    const kind = this.#page === null ? "late" : this.#page.kind;
-    if (this.#page !== null) this.#dropGone(this.#page.before, frame);
-    this.#page = null;
+    const asked = this.#commands.takePage();
+    if (asked !== null) this.#dropGone(asked.before, frame);
     for (const { n, read = false, archived = false } of frame.items) {
       const marked = this.#store.marks.get(n.id);
       if (!archived) this.#store.put(n);
@@ -410,7 +387,8 @@ export class HeraldClient {
     }
     this.#store.save();
     this.#count(frame.counters);
-    this.#handlers.page(frame, kind);
+    if (asked !== null) this.#commands.pageDone();
+    this.#handlers.page(frame, asked?.kind ?? "late");
   }
 
   /** What we hold from before and the page leaves out among its rows has expired or was recalled. */
@@ -470,13 +448,8 @@ export class HeraldClient {
 
   #error(frame) {
     this.#lastError = frame.code;
-    if (frame.code === "busy") {
-      const delay = frame.retry_ms ?? 1000;
-      this.#after("marks", delay, () => this.#sendMarks());
-      this.#after("page", delay, () => this.#sendPage());
-    } else if (frame.retry_ms !== undefined) {
-      this.#floorMs = frame.retry_ms;
-    }
+    if (frame.code === "busy") this.#commands.busy(frame.retry_ms);
+    else if (frame.retry_ms !== undefined) this.#floorMs = frame.retry_ms;
     if (frame.code === "bad_frame") console.warn("herald: the server refused a frame of this page");
   }
 }

@@ -47,7 +47,8 @@ def listen(
     First comes everything that the user has not read, also what an earlier run printed: none remembers what it had.
     Lost connections are reopened.
     """
-    from herald.client import HeraldClient, Unreachable
+    from herald.client import HeraldClient
+    from herald.client_errors import Unreachable
 
     settings = settings_of(context)
     address = url or f"{settings.gateway_scheme}://{_host(settings)}:{settings.gateway_port}{CONNECT_PATH}"
@@ -80,7 +81,7 @@ def listen(
 
 async def _explained(running: Any, url: str | None, settings: Settings) -> int:
     """A gateway that does not answer is named with its address and setting."""
-    from herald.client import Unreachable
+    from herald.client_errors import Unreachable
 
     try:
         return int(await running)

@@ -22,6 +22,7 @@ from tests.browser.demo import chromium
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 WAIT_S = 15.0
+_COMMANDS = ("page", "state")
 
 
 class Session:
@@ -59,6 +60,24 @@ class Session:
             while (frame := await self.frames.get())["t"] != kind:
                 continue
             return frame
+
+    async def command(self) -> dict[str, Any]:
+        """The next frame that asks for an answer."""
+        async with asyncio.timeout(WAIT_S):
+            while (frame := await self.frames.get())["t"] not in _COMMANDS:
+                continue
+            return frame
+
+    async def mark(self) -> dict[str, Any]:
+        """The next frame of marks; pages asked for before it are empty."""
+        while (command := await self.command())["t"] == "page":
+            self.send(t="page", items=[], counters={"unread": 0, "rev": 0})
+        return command
+
+    def commands(self) -> list[dict[str, Any]]:
+        """Those that came and were not taken."""
+        waiting = [self.frames.get_nowait() for _ in range(self.frames.qsize())]
+        return [frame for frame in waiting if frame["t"] in _COMMANDS]
 
 
 class Gateway:
@@ -259,19 +278,48 @@ async def test_a_mark_is_kept_until_the_server_says_so(gateway: Gateway) -> None
     ident = session.notify(1, "marked")
     await session.frame("ack")
     await gateway.page.get_by_role("button", name="marked").click()
-    assert await session.frame("state") == {"t": "state", "ids": [ident], "to": "read"}
+    assert await session.mark() == {"t": "state", "ids": [ident], "to": "read"}
     await expect(gateway.page.locator("#badge")).to_be_hidden()
     await session.route.close(code=1012)
     again = await gateway.session()
     again.welcome()
     again.resumed({"direct.high": 1}, unread=1, rev=3)
-    assert await again.frame("state") == {"t": "state", "ids": [ident], "to": "read"}
+    assert await again.mark() == {"t": "state", "ids": [ident], "to": "read"}
     again.send(t="error", code="busy", retry_ms=200)
-    assert await again.frame("state") == {"t": "state", "ids": [ident], "to": "read"}
+    assert await again.mark() == {"t": "state", "ids": [ident], "to": "read"}
     again.send(t="state", ids=[ident], to="read", unread=0, rev=4)
     await expect(gateway.page.locator("#badge")).to_be_hidden()
     kept = json.loads(await gateway.page.evaluate("localStorage.getItem('herald.device.ann.laptop')"))
     assert kept["marks"] == []
+
+
+async def test_one_command_is_under_way_at_a_time_and_busy_is_asked_again(gateway: Gateway) -> None:
+    session = await gateway.open()
+    one, two = session.notify(1, "first"), session.notify(2, "second")
+    await gateway.titles("second", "first")
+    await gateway.page.get_by_role("button", name="first").click()
+    asked, unread = 0, 2
+    while unread:
+        command = await session.command()
+        await gateway.page.wait_for_timeout(100)
+        assert session.commands() == []  # nothing else is asked before the answer
+        if command["t"] == "page":
+            session.send(t="page", items=[], counters={"unread": unread, "rev": 3 - unread})
+            continue
+        asked += 1
+        assert command == {"t": "state", "ids": [one if unread == 2 else two], "to": "read"}
+        if asked == 3:
+            await gateway.page.get_by_role("button", name="second").click()
+            session.send(t="state", ids=[one], to="seen", unread=2, rev=1)  # another device's
+            await gateway.page.wait_for_timeout(200)
+            assert session.commands() == []
+        if asked < 3:
+            session.send(t="error", code="busy", retry_ms=100)
+        else:
+            unread -= 1
+            session.send(t="state", ids=command["ids"], to="read", unread=unread, rev=3 - unread)
+    assert asked == 4
+    await expect(gateway.page.locator("#badge")).to_be_hidden()
 
 
 async def test_what_is_recalled_goes_also_where_its_recall_came_first(gateway: Gateway) -> None:
@@ -345,11 +393,15 @@ async def test_mark_all_read_reaches_what_is_not_listed(gateway: Gateway) -> Non
     session.send(t="page", items=[_row(new, "newer", read=False)], counters={"unread": 2, "rev": 1}, next=new)
     await gateway.titles("newer")
     await gateway.page.get_by_role("button", name="Mark all read").click()
-    assert await session.frame("page") == {"t": "page", "before": new, "limit": 100}
-    session.send(t="page", items=[_row(old, "older", read=False)], counters={"unread": 1, "rev": 2})
     marked: set[str] = set()
     while marked != {old, new}:
-        marked |= set((await session.frame("state"))["ids"])
+        command = await session.command()
+        if command["t"] == "state":
+            marked |= set(command["ids"])
+            session.send(t="state", ids=command["ids"], to="read", unread=2 - len(marked), rev=2 + len(marked))
+        else:
+            assert command == {"t": "page", "before": new, "limit": 100}
+            session.send(t="page", items=[_row(old, "older", read=False)], counters={"unread": 1, "rev": 2})
     await expect(gateway.page.locator("#badge")).to_be_hidden()
 
 

@@ -346,6 +346,30 @@ async def test_commands_are_busy_without_inbox(world: World) -> None:
         assert await app.next() == {"t": "error", "code": "busy", "retry_ms": 1_000}
 
 
+async def test_one_connection_has_few_commands_under_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.commands.INBOX_DEADLINE_MS", 60_000)
+    ident = str(new_uuid7())
+    async with world.client(device="phone") as phone, world.client(device="laptop") as laptop:
+        await phone.read("resumed", 30)
+        await laptop.read("resumed", 30)
+        world.log.gate.clear()
+        await phone.say(t="page")
+        await phone.say(t="state", ids=[ident], to="read")
+        await until(lambda: world.log.commands == 2, 30)
+        for frame in ({"t": "page"}, {"t": "state", "ids": [ident], "to": "seen"}):
+            await phone.say(**frame)
+            assert await phone.read("error", 30) == {"t": "error", "code": "busy", "retry_ms": 1_000}
+        await laptop.say(t="page")  # another connection of the same user has its own
+        await until(lambda: world.log.commands == 3, 30)
+        world.log.gate.set()
+        await phone.read("page", 30)
+        await laptop.read("page", 30)
+        await until(lambda: not world.gateway._commands._asking, 30)
+        assert [state.to for state in world.log.states] == ["read"]
+        await phone.say(t="page")
+        await phone.read("page", 30)
+
+
 async def test_receipts_survive_a_redis_outage_in_order(world: World) -> None:
     async with world.client() as app:
         await app.read("resumed")

@@ -84,6 +84,9 @@ class Log:
         self.requests: list[FillRequest] = []
         self.states: list[StateRequest] = []
         self.busy = False
+        self.gate = asyncio.Event()  # cleared: pages and state changes wait; `commands` counts all that came
+        self.gate.set()
+        self.commands = 0
 
     def add(self, user: str, lane: Lane = Lane.DIRECT_HIGH, expiry_ms: int = 0, size: int = 10) -> FillItem:
         """Store one notification; it is not sent to anybody."""
@@ -170,7 +173,7 @@ class World:
     async def start_inbox(self) -> None:
         self.inbox = self.bus()
         for subject in (names.INBOX_EDGE, names.INBOX_RESUME, names.INBOX_STATE, names.INBOX_PAGE):
-            await self.inbox.serve(subject, self._answer, queue=names.INBOX_QUEUE)
+            await self.inbox.serve(subject, self._answer, queue=names.INBOX_QUEUE, concurrent=True)
 
     async def stop_inbox(self) -> None:
         assert self.inbox is not None
@@ -204,6 +207,8 @@ class World:
         if isinstance(request, FillsRequest):
             self.log.requests += request.fills
             return messages.encode(FillsReply([self.log.fill(fill) for fill in request.fills]))
+        self.log.commands += 1
+        await self.log.gate.wait()
         if isinstance(request, StateRequest):
             self.log.states.append(request)
             return messages.encode(StateReply(Counters(0, 2)))
