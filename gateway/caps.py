@@ -8,16 +8,20 @@ import ipaddress
 from collections.abc import Iterable
 
 from gateway._fast.peers import Peers
-from notification.limits import FORWARDED_ENTRIES_MAX
+from notification.limits import AUTH_SERVICE_CLIENTS_PER_ADDRESS_MAX, FORWARDED_ENTRIES_MAX
 from notification.settings import Network
 
 
 class Caps:
-    """0 = no cap. A trusted proxy's own address is never counted: many clients stand behind it."""
+    """0 = no cap. A trusted proxy's own address is never counted: many clients stand behind it.
+
+    `asking` counts who waits for an AuthService.
+    """
 
     def __init__(self, per_address: int = 0, per_tenant: int = 0, trusted: Iterable[Network] = ()) -> None:
         networks = [(network.network_address.packed, network.prefixlen) for network in trusted]
         self.peers = Peers(networks, per_address)
+        self.asking = Peers(networks, AUTH_SERVICE_CLIENTS_PER_ADDRESS_MAX)
         self.trusting = bool(networks)
         self._per_tenant = per_tenant
         self._tenants: dict[str, int] = {}

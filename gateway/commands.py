@@ -154,7 +154,7 @@ class Commands:
         connection.flush()
 
     def _reauth(self, connection: Connection, frame: frames.Reauth) -> None:
-        outcome = judge_token(self._edge, frame.token, None)
+        outcome = judge_token(self._edge.of(connection.peer), frame.token, None)
         if isinstance(outcome, Asked):
             self._reauth_later(connection, frame.token, outcome)
         else:

@@ -156,7 +156,7 @@ class Connections:
         self._judge(connection, state, frame.token)
 
     def _judge(self, connection: Connection, state: _Authenticating, token: str) -> None:
-        outcome = judge_token(self._edge, token, state.origin)
+        outcome = judge_token(self._edge.of(connection.peer), token, state.origin)
         if isinstance(outcome, Asked):
             self._await(connection, state, token, outcome)
         elif outcome is Refusals.TENANT_UNKNOWN_YET and self._edge.known:
@@ -184,7 +184,7 @@ class Connections:
         def refreshed(answered: object) -> None:
             if not connection.is_open() or connection.state is not state:
                 return
-            outcome = judge_token(self._edge, token, state.origin)
+            outcome = judge_token(self._edge.of(connection.peer), token, state.origin)
             if isinstance(outcome, Asked):
                 self._await(connection, state, token, outcome)
                 return

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
+from gateway._fast.peers import FLOODING, Peers
 from gateway._fast.session import Session
 from gateway.introspection import Introspection
 from gateway.revocations import Revocations
@@ -48,14 +49,16 @@ class Change(NamedTuple):
 
 class Edge:
     """Keeps the snapshot; `changed` is called after each change of it. `introspection`: where an AuthService is
-    configured."""
+    configured; `askers` counts who waits for it."""
 
     def __init__(
-        self, bus: Bus, changed: Callable[[Change], None], introspection: Introspection | None = None
-    ) -> None:
+        self, bus: Bus, changed: Callable[[Change], None], introspection: Introspection | None = None,
+        askers: Peers | None = None,
+    ) -> None:  # fmt: skip
         self._bus = bus
         self._changed = changed
         self._introspection = introspection
+        self._askers = Peers((), 0) if askers is None else askers
         self._keys = Keys(())
         self._version = -1
         self._pages = TenantPages()
@@ -83,11 +86,16 @@ class Edge:
         if self._refresh is not None and not self._refresh.done():
             self._refresh.set_result(False)
 
-    def verify(self, token: str) -> Identity | Refusal | Asked:
+    def of(self, peer: str) -> "Asker":
+        """Who judges the tokens that come from a client's address."""
+        return Asker(self, peer)
+
+    def verify(self, token: str, peer: str) -> Identity | Refusal | Asked:
         """Keys.verify by the wall clock; or REVOKED; or KEY_UNKNOWN_YET, while the keys of its issuer are fetched.
-        TENANT_UNKNOWN_YET may change after refresh(); with_answer() judges the token of what was Asked."""
+        TENANT_UNKNOWN_YET may change after refresh(); with_answer() judges the token of what was Asked. TOO_MANY:
+        `peer`, the client's address, waits for as many answers as it may."""
         if self._introspection is not None and self._introspection.judges(token):
-            return self._introspect(token, self._introspection)
+            return self._introspect(token, peer, self._introspection)
         outcome = self._keys.verify(token, time.time())
         if isinstance(outcome, Identity) and self._revocations.revoked(outcome):
             return Refusals.REVOKED
@@ -97,13 +105,26 @@ class Edge:
                 self.refresh()
         return outcome
 
-    def _introspect(self, token: str, introspection: Introspection) -> Identity | Refusal | Asked:
+    def _introspect(self, token: str, peer: str, introspection: Introspection) -> Identity | Refusal | Asked:
         if not self.known:  # no issuer either: an answer could not be believed
             return Refusals.TENANT_UNKNOWN_YET
         claims = introspection.recall(token)
         if claims is None:
-            return introspection.ask(token, self._admit)
+            return self._ask_service(token, peer, introspection)
         return claims if isinstance(claims, Refusal) else self._vouched(claims)
+
+    def _ask_service(self, token: str, peer: str, introspection: Introspection) -> Asked | Refusal:
+        """Whoever waits counts, also where it shares a question: it holds a door."""
+        ticket = self._askers.enter(peer)
+        if ticket == FLOODING or self._askers.crowded(ticket):
+            self._askers.leave(ticket)
+            return Refusals.TOO_MANY
+        asked = introspection.ask(token, self._admit)
+        if isinstance(asked, Asked):
+            asked.then(lambda _: self._askers.leave(ticket))
+        else:
+            self._askers.leave(ticket)
+        return asked
 
     def _vouched(self, claims: Claims) -> Identity | Refusal:
         outcome = self._keys.vouched(claims, time.time())
@@ -226,6 +247,20 @@ class Edge:
             )  # fmt: skip
             self._changed(Change(whole is not None, reply.revocations))
         return renumbered or reply.more or self._pages.unfinished
+
+
+class Asker:
+    """The edge, for a client at one address."""
+
+    def __init__(self, edge: Edge, peer: str) -> None:
+        self._edge = edge
+        self._peer = peer
+
+    def verify(self, token: str) -> Identity | Refusal | Asked:
+        return self._edge.verify(token, self._peer)
+
+    def origin_allowed(self, tenant: str, origin: str) -> bool:
+        return self._edge.origin_allowed(tenant, origin)
 
 
 class Answered:

@@ -145,7 +145,7 @@ class Listener(ABC):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
-        outcome = handshake.decide(request, self.edge)
+        outcome = handshake.decide(request, self.edge.of(door.peer()))
         if self.draining and not isinstance(outcome, Refusal):
             outcome = Refusals.DRAINING
         if isinstance(outcome, Asked):
@@ -186,7 +186,7 @@ class Listener(ABC):
 
         def refreshed(answered: "asyncio.Future[bool]") -> None:
             self.held -= 1
-            again = handshake.decide(request, self.edge)
+            again = handshake.decide(request, self.edge.of(door.peer()))
             if isinstance(again, Asked):
                 self._await(door, request, again)
                 return

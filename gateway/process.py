@@ -70,7 +70,7 @@ class Gateway:
         self.registry: Registry[Connection] = Registry()
         clock = DatabaseClock()
         self._timers = Timers()
-        self.edge = Edge(bus, self._edge_changed, introspection)
+        self.edge = Edge(bus, self._edge_changed, introspection, self._caps.asking)
         self._eviction = Eviction(self.registry, self.edge)
         self._presence = Presence(pipeline, self.registry, gateway_id)
         self._outbound = Outbound(pipeline, bus, gateway_id)

@@ -113,6 +113,7 @@ KID_CHARS_MAX: Final = 256
 # --- AuthService ------------------------------------------------------------
 AUTH_SERVICE_REQUESTS_COUNT_MAX: Final = 64  # under way, per gateway process
 AUTH_SERVICE_QUESTIONS_COUNT_MAX: Final = 1_000  # of a process, those that wait for a request's place included
+AUTH_SERVICE_CLIENTS_PER_ADDRESS_MAX: Final = 16  # that wait for an answer; others of the address hear 429, 4429
 AUTH_SERVICE_WAIT_MS_MAX: Final = 1_000  # for such a place
 AUTH_SERVICE_DEADLINE_MS: Final = 2_000  # of one request
 AUTH_SERVICE_ANSWER_BYTES_MAX: Final = 65_536  # of one answer; the claims that count have under 1 KB

@@ -99,6 +99,29 @@ async def test_a_client_that_leaves_while_its_token_is_asked_about(world: World,
         await owed(app)
 
 
+async def test_one_address_holds_few_of_the_doors(world: World, server: Server) -> None:
+    """One token that is no good, on many connections: they share its question, and count each."""
+    server.gate.clear()
+    listener = world.gateway._listener
+    waiting = [asyncio.create_task(refused(world, "forged")) for _ in range(16)]
+    await until(lambda: listener.held == 16, 30)
+    assert await refused(world, "forged") == (429, b'{"error":"too_many_connections"}\n', "5")
+    assert await refused(world, "another") == (429, b'{"error":"too_many_connections"}\n', "5")
+    async with world.client(headers={}, raw=True) as app:
+        await app.say(t="auth", token="forged")
+        assert await app.next(30) == {"t": "error", "code": "too_many_connections", "retry_ms": 5_000}
+        assert await app.closed(30) == 4429
+    assert listener.held == 16
+    good = world.client(headers=bearer(GOOD), raw=True, local_addr=("127.0.0.2", 0), open_timeout=30)
+    neighbour = asyncio.create_task(good.__aenter__())
+    await until(lambda: (listener.held, server.asked) == (17, ["forged", GOOD]), 30)
+    server.gate.set()
+    assert await asyncio.gather(*waiting) == [NEVER] * 16
+    await owed(await neighbour)
+    await good.__aexit__(None, None, None)
+    assert await refused(world, "later") == NEVER
+
+
 async def test_reauth(world: World, server: Server) -> None:
     server.tokens["next"] = active(exp=int(time.time()) + 7_000)
     server.tokens["bob"] = active("bob")

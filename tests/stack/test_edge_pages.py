@@ -103,7 +103,7 @@ async def test_thousands_of_tenants_with_two_rsa_keys_each_become_known(
             token = jwt.encode(
                 claims | {"exp": int(time.time()) + 600}, private, algorithm="RS256", headers={"kid": "k1"}
             )
-            assert isinstance(edge.verify(token), Identity)
+            assert isinstance(edge.of("192.0.2.1").verify(token), Identity)
         found: list[str] = []
         more = True
         while more:

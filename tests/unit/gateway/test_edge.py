@@ -106,11 +106,11 @@ def token(tenant: str, jti: str = "1") -> str:
 async def test_the_first_snapshot_comes_as_soon_as_there_is_an_inbox(inbox: Inbox, edge: Edge) -> None:
     await asyncio.sleep(0.05)
     assert not edge.known
-    assert edge.verify(token("acme")) is Refusals.TENANT_UNKNOWN_YET
+    assert edge.of("192.0.2.1").verify(token("acme")) is Refusals.TENANT_UNKNOWN_YET
     await inbox.start()
     await until_known(edge)
     assert edge.epoch == 7
-    assert isinstance(edge.verify(token("acme")), Identity)
+    assert isinstance(edge.of("192.0.2.1").verify(token("acme")), Identity)
     assert inbox.asked == [-1]
 
 
@@ -118,11 +118,11 @@ async def test_revocation_is_asked_of_a_remembered_token_too(inbox: Inbox, edge:
     await inbox.start()
     await until_known(edge)
     text = token("acme")
-    assert isinstance(edge.verify(text), Identity)
-    assert isinstance(edge.verify(text), Identity)
+    assert isinstance(edge.of("192.0.2.1").verify(text), Identity)
+    assert isinstance(edge.of("192.0.2.1").verify(text), Identity)
     inbox.revoke("1")
     assert await edge.refresh()
-    assert edge.verify(text) is Refusals.REVOKED
+    assert edge.of("192.0.2.1").verify(text) is Refusals.REVOKED
 
 
 async def test_a_refresh_is_shared_and_not_too_frequent(inbox: Inbox, edge: Edge) -> None:
@@ -132,7 +132,7 @@ async def test_a_refresh_is_shared_and_not_too_frequent(inbox: Inbox, edge: Edge
     inbox.add("fresh")
     waiting = [edge.refresh() for _ in range(50)]
     assert await asyncio.gather(*waiting) == [True] * 50
-    assert isinstance(edge.verify(token("fresh")), Identity)
+    assert isinstance(edge.of("192.0.2.1").verify(token("fresh")), Identity)
     assert await edge.refresh()
     assert inbox.asked == [-1, 1, 2]
     assert time.monotonic() - started > 2 * EDGE_REFRESH_MS_MIN / 1_000 - 0.2
@@ -143,8 +143,8 @@ async def test_the_last_copy_serves_while_the_inbox_is_away(inbox: Inbox, edge: 
     await until_known(edge)
     await inbox.bus.close()
     assert await edge.refresh() is False
-    assert isinstance(edge.verify(token("acme")), Identity)
-    assert edge.verify(token("fresh")) is Refusals.TENANT_UNKNOWN_YET
+    assert isinstance(edge.of("192.0.2.1").verify(token("acme")), Identity)
+    assert edge.of("192.0.2.1").verify(token("fresh")) is Refusals.TENANT_UNKNOWN_YET
 
 
 async def test_nobody_waits_for_an_edge_that_closed(inbox: Inbox, edge: Edge) -> None:
@@ -157,8 +157,8 @@ async def test_a_revoked_token_is_refused_from_the_first_snapshot_on(inbox: Inbo
     inbox.revoke("1")
     await inbox.start()
     await until_known(edge)
-    assert edge.verify(token("acme")) is Refusals.REVOKED
-    assert isinstance(edge.verify(token("acme", "2")), Identity)
+    assert edge.of("192.0.2.1").verify(token("acme")) is Refusals.REVOKED
+    assert isinstance(edge.of("192.0.2.1").verify(token("acme", "2")), Identity)
 
 
 async def test_nobody_is_let_in_before_all_revocations_are_here(inbox: Inbox, edge: Edge) -> None:
@@ -167,7 +167,7 @@ async def test_nobody_is_let_in_before_all_revocations_are_here(inbox: Inbox, ed
     await inbox.start()
     await until_known(edge)
     assert inbox.asked_after == [0, 2, 4]
-    assert edge.verify(token("acme")) is Refusals.REVOKED
+    assert edge.of("192.0.2.1").verify(token("acme")) is Refusals.REVOKED
 
 
 async def test_a_hint_is_followed_at_once_and_brings_the_change_alone(inbox: Inbox, edge: Edge) -> None:
@@ -177,12 +177,12 @@ async def test_a_hint_is_followed_at_once_and_brings_the_change_alone(inbox: Inb
     inbox.revoke("1")
     await inbox.hint()
     await inbox.hint()
-    await until(lambda: edge.verify(token("acme")) is Refusals.REVOKED)
+    await until(lambda: edge.of("192.0.2.1").verify(token("acme")) is Refusals.REVOKED)
     assert inbox.changes == [Change(False, inbox.revoked)]
     assert inbox.asked == [-1, 1]
     inbox.revoke("2")
     await inbox.hint()
-    await until(lambda: edge.verify(token("acme", "2")) is Refusals.REVOKED)
+    await until(lambda: edge.of("192.0.2.1").verify(token("acme", "2")) is Refusals.REVOKED)
     assert inbox.asked_after == [0, 0, 1]
 
 
@@ -191,7 +191,7 @@ async def test_without_a_hint_the_poll_finds_it(inbox: Inbox, edge: Edge, monkey
     await inbox.start()
     await until_known(edge)
     inbox.revoke("1")
-    await until(lambda: edge.verify(token("acme")) is Refusals.REVOKED)
+    await until(lambda: edge.of("192.0.2.1").verify(token("acme")) is Refusals.REVOKED)
 
 
 async def test_an_inbox_that_was_away_is_asked_again_soon(
@@ -204,7 +204,7 @@ async def test_an_inbox_that_was_away_is_asked_again_soon(
     assert await edge.refresh() is False
     inbox.revoke("1")
     inbox.hub.up = True
-    await until(lambda: edge.verify(token("acme")) is Refusals.REVOKED)
+    await until(lambda: edge.of("192.0.2.1").verify(token("acme")) is Refusals.REVOKED)
 
 
 @pytest.mark.parametrize("epoch", [7, 8])
@@ -220,7 +220,7 @@ async def test_a_database_that_went_back_in_time_is_read_anew(inbox: Inbox, edge
         inbox.revoke("5")
     assert await edge.refresh()
     for jti in ("1", "2", "3", "4"):
-        assert edge.verify(token("acme", jti)) is Refusals.REVOKED, jti
+        assert edge.of("192.0.2.1").verify(token("acme", jti)) is Refusals.REVOKED, jti
     assert inbox.asked_after == [0, 3, 0]
 
 
@@ -233,7 +233,7 @@ async def test_tenants_come_in_pages_and_count_once_all_are_here(inbox: Inbox, e
     await until_known(edge)
     assert known == [False, False]
     assert inbox.asked == [-1, -1, -1]
-    assert [isinstance(edge.verify(token(name)), Identity) for name in inbox.names] == [True] * 5
+    assert [isinstance(edge.of("192.0.2.1").verify(token(name)), Identity) for name in inbox.names] == [True] * 5
     assert inbox.changes == [Change(True, [])]
 
 
@@ -246,13 +246,13 @@ async def test_revocations_come_while_tenants_are_paged(inbox: Inbox, edge: Edge
     seen: list[object] = []
 
     def revoke() -> None:
-        seen.append(edge.verify(token("acme", str(len(seen)))))
+        seen.append(edge.of("192.0.2.1").verify(token("acme", str(len(seen)))))
         inbox.revoke(str(len(seen)))
 
     inbox.between = revoke
     assert await edge.refresh()
     assert seen[1:] == [Refusals.REVOKED, Refusals.REVOKED]  # by the page before, and before the last one was here
-    assert isinstance(edge.verify(token("d")), Identity)
+    assert isinstance(edge.of("192.0.2.1").verify(token("d")), Identity)
 
 
 async def test_tenants_that_never_stop_changing_do_not_keep_a_process_out(inbox: Inbox, edge: Edge) -> None:
@@ -265,7 +265,7 @@ async def test_tenants_that_never_stop_changing_do_not_keep_a_process_out(inbox:
     inbox.between = change
     await inbox.start()
     await until_known(edge)
-    assert isinstance(edge.verify(token("c")), Identity)
+    assert isinstance(edge.of("192.0.2.1").verify(token("c")), Identity)
     inbox.between = None
     assert await edge.refresh()  # not taken for the newest
     asked = len(inbox.asked)
