@@ -363,7 +363,9 @@ class HeraldClient:
             self._seen.popitem(last=False)
 
     def _count(self, counters: Counters) -> None:
-        if self.counters is None or counters.rev >= self.counters.rev:
+        """The highest rev counts; within one only expiry changes the count, so the lowest is the latest."""
+        held = self.counters
+        if held is None or (counters.rev, -counters.unread) > (held.rev, -held.unread):
             self.counters = counters
 
     # --- timers of one connection -----------------------------------------------

@@ -350,6 +350,8 @@ export class HeraldClient {
 
   #count({ unread, rev }) {
     if (rev < this.#counters.rev) return;
+    // Within one rev only expiry changes the count: the lowest is the latest.
+    if (rev === this.#counters.rev && unread > this.#counters.unread) return;
     clearTimeout(this.#timers.counters);
     this.#counters = { unread, rev };
     this.#drift = 0;

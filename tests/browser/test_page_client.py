@@ -267,6 +267,7 @@ async def test_older_counters_are_ignored(gateway: Gateway) -> None:
     session.send(t="counters", unread=5, rev=10)
     await expect(gateway.page.locator("#badge")).to_have_text("5")
     session.send(t="counters", unread=1, rev=9)
+    session.send(t="counters", unread=6, rev=10)  # of the same rev, but before an expiry
     session.send(t="strange", field=1)
     session.notify(1, "after")
     await session.frame("ack")

@@ -426,9 +426,10 @@ async def test_pages_states_and_counters() -> None:
                 busy = {"t": "error", "code": "busy", "retry_ms": 1}
                 await socket.send(json.dumps(busy if first else page))
             elif frame["t"] == "state":
-                state = {"t": "state", "ids": frame["ids"], "to": frame["to"], "rev": 10, "unread": 3}
+                state = {"t": "state", "ids": frame["ids"], "to": frame["to"], "rev": 10, "unread": 0}
                 await socket.send(json.dumps(state))
                 await socket.send(json.dumps({"t": "counters", "unread": 99, "rev": 2}))
+                await socket.send(json.dumps({"t": "counters", "unread": 4, "rev": 10}))
                 await socket.send(json.dumps({"t": "pong"}))
 
     heard: list[StateFrame] = []
@@ -439,7 +440,8 @@ async def test_pages_states_and_counters() -> None:
         await client.page(limit=5)
         assert (heard[0].ids, heard[0].to) == (["a"], "read")
         assert client.counters is not None
-        assert client.counters.rev == 10  # older counters never replace newer ones
+        # Neither older counters nor, of one rev, those from before an expiry replace newer ones.
+        assert (client.counters.unread, client.counters.rev) == (0, 10)
 
 
 async def test_a_page_cut_off_is_told() -> None:
