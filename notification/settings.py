@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 import urllib.parse
 from collections.abc import Mapping
@@ -43,6 +44,11 @@ class Settings:
     kafka: str = _setting("", "Kafka bootstrap servers, host:port[,host:port]; empty = embedded")
     kafka_port: int = _setting(19092, "port of the embedded Kafka")
     kafka_partitions: int = _setting(6, "partitions of each notifications topic, when devstack creates it")
+    worker_name: str = _setting(
+        "",
+        "what Kafka knows this worker process by, the same after a restart and no other process's: it then has its "
+        "partitions back at once; empty = they wait until Kafka has missed it",
+    )
     nats: str = _setting("", "NATS URLs, nats://[user:password@]host:port[,...]; empty = embedded")
     nats_port: int = _setting(14222, "port of the embedded NATS")
     redis: str = _setting(
@@ -262,6 +268,8 @@ def _check(settings: Settings) -> None:
     _check_ports(settings)
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise SettingsError(f"log_level: must be debug, info, warning or error, is {settings.log_level!r}")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", settings.worker_name):
+        raise SettingsError("worker_name: must be at most 64 characters of A-Z a-z 0-9 . _ -")
     if settings.plaintext_network not in ("", "trusted"):
         raise SettingsError('plaintext_network: must be empty or "trusted"')
     _check_listener(settings)

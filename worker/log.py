@@ -134,11 +134,17 @@ class KafkaLog:
     """EventLog over aiokafka."""
 
     def __init__(
-        self, servers: str, group: str = names.CONSUMER_GROUP, fetch_wait_ms: int = KAFKA_FETCH_WAIT_MS
+        self,
+        servers: str,
+        group: str = names.CONSUMER_GROUP,
+        fetch_wait_ms: int = KAFKA_FETCH_WAIT_MS,
+        member: str = "",
     ) -> None:
+        """`member`: a name that survives a restart (KIP-345); the next one takes over without a rebalance."""
         self._servers = servers
         self._group = group
         self._fetch_wait_ms = fetch_wait_ms
+        self._member = member or None
         self._placed: set[Partition] = set()
         self._consumer: AIOKafkaConsumer | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -183,6 +189,7 @@ class KafkaLog:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._servers,
             group_id=self._group,
+            group_instance_id=self._member,
             enable_auto_commit=False,
             # Where an offset is out of range: never skip what is there; the store leaves out what it has.
             auto_offset_reset="earliest",

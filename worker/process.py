@@ -196,7 +196,9 @@ class _Dispatch(Role):
     @classmethod
     async def make(cls, settings: Settings, master: bytes) -> Role:
         """Connect everything. Raises Unavailable, SettingsError."""
-        log = KafkaLog(settings.kafka_servers, fetch_wait_ms=settings.kafka_fetch_wait_ms)
+        log = KafkaLog(
+            settings.kafka_servers, fetch_wait_ms=settings.kafka_fetch_wait_ms, member=settings.worker_name
+        )
         pool = await _connect_database(settings, "dispatch", master)
         keys_pool, bus, redis, _ = await _together([
             connect_pool(settings, "dispatch", keys=True),

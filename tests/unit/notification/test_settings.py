@@ -46,6 +46,7 @@ def test_a_variable_beats_the_file_beats_the_default(tmp_path: Path) -> None:
         ("", {"HERALD_GATEWAY_PROCESSES": "-1"}, "gateway_processes: must not be negative"),
         ("", {"HERALD_LOG_LEVEL": "loud"}, "log_level: must be debug, info, warning or error"),
         ("", {"HERALD_PLAINTEXT_NETWORK": "yes"}, "plaintext_network"),
+        ("", {"HERALD_WORKER_NAME": "pod 1"}, "worker_name"),
         ("", {"HERALD_GATEWAY_HOST": "0.0.0.0"}, 'set plaintext_network = "trusted"'),
         ("", {"HERALD_GATEWAY_CARRIER": "fast"}, "gateway_carrier: must be auto, engine or picows, is 'fast'"),
         ("", {"HERALD_GATEWAY_TLS_CERT": "c"}, "gateway_tls_key: is empty, but gateway_tls_cert is set"),
