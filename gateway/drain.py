@@ -11,20 +11,20 @@ from gateway._fast.carrier import Connection
 from gateway.clock import now_ms
 from notification.codes import Closes
 from notification.frames import Goaway, encode
-from notification.limits import CLOSE_DEADLINE_MS, DRAIN_WINDOW_MS
+from notification.limits import CLOSE_DEADLINE_MS
 
 _WAVE_MS: Final = 50
 _NOTICE_MS: Final = 250  # from the moment a client was told to leave to our close
 
 
-async def send_away(connections: list[Connection], left: Callable[[], int]) -> None:
-    """`goaway` to all with delays spread over DRAIN_WINDOW_MS, then close 1012 in waves.
+async def send_away(connections: list[Connection], left: Callable[[], int], window_ms: int) -> None:
+    """`goaway` to all with delays spread over `window_ms`, then close 1012 in waves.
 
     Returns when `left()` sockets are none, at the latest CLOSE_DEADLINE_MS after the last close.
     """
     random.shuffle(connections)
     started_ms = now_ms()
-    spread_ms = DRAIN_WINDOW_MS - _NOTICE_MS
+    spread_ms = window_ms - _NOTICE_MS
     places = [(spread_ms * place // len(connections), connection) for place, connection in enumerate(connections)]
     for delay_ms, connection in places:
         if connection.is_open():

@@ -41,10 +41,11 @@ _FIRST_POLL_MS: Final = 250  # until the first snapshot is here
 
 
 class Change(NamedTuple):
-    """What a new snapshot brought: other `tenants` or keys, new `revocations`."""
+    """What a new snapshot brought: other `tenants` or keys, new `revocations`, a `new_log` (another epoch)."""
 
     tenants: bool
     revocations: list[Revocation]
+    new_log: bool = False
 
 
 class Edge:
@@ -229,6 +230,7 @@ class Edge:
         renumbered = self._revocations_version > 0 and (
             reply.epoch != self.epoch or reply.revocations_version < self._revocations_version
         )
+        new_log = self.epoch not in (0, reply.epoch)
         self.epoch = reply.epoch
         self._revocations.expire(time.time())
         self._revocations.add(reply.revocations)
@@ -240,12 +242,12 @@ class Edge:
             self._unknown.issuers(whole.jwks_issuers)
         if self._version == reply.version and not self._pages.unfinished:
             self._unknown.fetched(reply.fetched, time.monotonic())
-        if whole is not None or reply.revocations:
+        if whole is not None or reply.revocations or new_log:
             _log.info(
                 "edge_snapshot", version=self._version,
                 tenants=len(self._keys.tenants), revocations=len(self._revocations),
             )  # fmt: skip
-            self._changed(Change(whole is not None, reply.revocations))
+            self._changed(Change(whole is not None, reply.revocations, new_log))
         return renumbered or reply.more or self._pages.unfinished
 
 

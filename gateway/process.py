@@ -43,7 +43,13 @@ from notification.bus import Bus, NatsBus
 from notification.errors import HeraldError, Unavailable
 from notification.ids import new_ulid
 from notification.lifecycle import die_with_parent, notify_ready, stop_event
-from notification.limits import DRAIN_LISTEN_MS, REDIS_REPLY_MS_MAX, STARTUP_DEADLINE_S
+from notification.limits import (
+    DRAIN_LISTEN_MS,
+    DRAIN_WINDOW_MS,
+    NEW_LOG_WINDOW_MS,
+    REDIS_REPLY_MS_MAX,
+    STARTUP_DEADLINE_S,
+)
 from notification.settings import AUTH_SERVICE_SECRET, Network, Settings
 
 _log = structlog.get_logger("gateway")
@@ -121,7 +127,7 @@ class Gateway:
         # What the kernel accepted for us already is answered 503, and so is a load balancer's health check.
         await asyncio.sleep(DRAIN_LISTEN_MS / 1_000)
         await self._listener.close()
-        await drain.send_away(self.registry.connections(), self.connections.count)
+        await drain.send_away(self.registry.connections(), self.connections.count, DRAIN_WINDOW_MS)
         await self.close()
 
     async def close(self) -> None:
@@ -155,13 +161,21 @@ class Gateway:
         if self._shedding is not None and not self._shedding.done():
             return
         connections = self.registry.connections()
-        chosen = random.sample(connections, min(count, len(connections)))
+        self._send_away(random.sample(connections, min(count, len(connections))), DRAIN_WINDOW_MS)
+
+    def _send_away(self, chosen: list[Connection], window_ms: int) -> None:
         self._shedding = asyncio.create_task(
-            drain.send_away(chosen, lambda: sum(connection.is_open() for connection in chosen))
+            drain.send_away(chosen, lambda: sum(connection.is_open() for connection in chosen), window_ms)
         )
 
     def _edge_changed(self, change: Change) -> None:
         self._eviction.changed(change)
+        if change.new_log:
+            # Its numbers are not those that connections have: each is to begin anew, with a snapshot.
+            _log.warning("new_log", epoch=self.edge.epoch)
+            if self._shedding is not None:
+                self._shedding.cancel()
+            self._send_away(self.registry.connections(), NEW_LOG_WINDOW_MS)
 
 
 def introspect(settings: Settings) -> Introspection | None:

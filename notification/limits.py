@@ -170,6 +170,7 @@ RECEIPTS_READ_ENTRIES_MAX: Final = 200  # stream entries of one receipts transac
 RECEIPTS_CLAIM_IDLE_MS: Final = 10_000  # pending entries of a consumer silent this long are taken over
 RECEIPTS_STREAM_ENTRIES_MAX: Final = 1_000_000
 DRAIN_WINDOW_MS: Final = 5_000
+NEW_LOG_WINDOW_MS: Final = 30_000  # in which all clients come again after PostgreSQL went back in time
 DRAIN_LISTEN_MS: Final = 300  # a draining listener answers 503 this long before it closes
 HEADERS_COUNT_MAX: Final = 100  # request header lines -> 431
 DOORS_HELD_MAX: Final = 1_000  # upgrades waiting for a fresh edge snapshot, per process

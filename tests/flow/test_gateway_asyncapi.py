@@ -13,7 +13,7 @@ from tests.flow.world import World, mint, now_ms
 
 
 async def test_every_frame_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.drain.DRAIN_WINDOW_MS", 500)
+    monkeypatch.setattr("gateway.process.DRAIN_WINDOW_MS", 500)
     world = World()
     await world.start()
     world.log.add("ann")

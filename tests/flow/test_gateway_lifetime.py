@@ -10,7 +10,8 @@ from websockets.exceptions import InvalidStatus
 
 from notification import limits, messages, names
 from notification.codes import ReceiptCode
-from tests.flow.world import World, mint, until
+from notification.frames import Cursor
+from tests.flow.world import EPOCH, World, mint, until
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ async def test_signs_of_life(world: World) -> None:
 
 
 async def test_drain(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.drain.DRAIN_WINDOW_MS", 1_000)
+    monkeypatch.setattr("gateway.process.DRAIN_WINDOW_MS", 1_000)
     async with world.client("ann", "phone") as ann, world.client("bob", "laptop") as bob:
         await ann.read("resumed")
         await bob.read("resumed")
@@ -133,8 +134,25 @@ async def test_drain(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.open_connection("127.0.0.1", world.port)
 
 
+async def test_a_new_log_sends_all_clients_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.process.NEW_LOG_WINDOW_MS", 1_000)
+    async with world.client("ann", "phone") as ann, world.client("bob", "laptop") as bob:
+        for app in (ann, bob):
+            await app.read("resumed")
+        world.log.epoch += 1
+        await world.inbox_bus().publish(names.EDGE_CHANGED, b"")
+        assert len({(await app.read("goaway"))["delay_ms"] for app in (ann, bob)}) == 2
+        assert {await ann.closed(), await bob.closed()} == {1012}
+    async with world.client("ann", "phone", cursor=Cursor(EPOCH, {"direct.high": 1})) as ann:
+        assert (await ann.read("resumed"))["recovered"] is False
+        # Who came under the new log stays.
+        await world.inbox_bus().publish(names.EDGE_CHANGED, b"")
+        await world.send("ann", world.log.add("ann"))
+        await ann.read("n")
+
+
 async def test_drain_does_not_wait_for_a_dead_client(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.drain.DRAIN_WINDOW_MS", 500)
+    monkeypatch.setattr("gateway.process.DRAIN_WINDOW_MS", 500)
     async with world.client() as app:
         await app.read("resumed")
         app.socket.transport.pause_reading()

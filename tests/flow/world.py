@@ -87,6 +87,7 @@ class Log:
         self.gate = asyncio.Event()  # cleared: pages and state changes wait; `commands` counts all that came
         self.gate.set()
         self.commands = 0
+        self.epoch = EPOCH
 
     def add(self, user: str, lane: Lane = Lane.DIRECT_HIGH, expiry_ms: int = 0, size: int = 10) -> FillItem:
         """Store one notification; it is not sent to anybody."""
@@ -112,7 +113,9 @@ class Log:
         at, recovered = list(request.at), True
         if request.first and request.cursor is not None:
             wanted = [request.cursor.at.get(name, 0) for name in LANE_NAMES]
-            recovered = request.cursor.epoch == EPOCH and all(w <= h for w, h in zip(wanted, heads, strict=True))
+            recovered = request.cursor.epoch == self.epoch and all(
+                w <= h for w, h in zip(wanted, heads, strict=True)
+            )
             at = wanted if recovered else [-1] * LANE_COUNT
         owed = sorted(
             (entry for entry in self.entries.get(request.user, ()) if entry.seq > at[entry.lane]),
@@ -123,7 +126,7 @@ class Log:
             heads = at
             for item in items:
                 heads[item.lane] = item.seq
-        return FillReply(EPOCH, recovered, items, heads, more, Counters(len(owed), 1), now_ms())
+        return FillReply(self.epoch, recovered, items, heads, more, Counters(len(owed), 1), now_ms())
 
 
 class World:
@@ -200,7 +203,7 @@ class World:
             self.missed += request.missing
             fetched = [issuer for issuer in request.missing if issuer in self.fetched]
             return messages.encode(
-                EdgeReply(self.version, EPOCH, tenants, revoked, len(self.revoked), fetched=fetched)
+                EdgeReply(self.version, self.log.epoch, tenants, revoked, len(self.revoked), fetched=fetched)
             )
         if self.log.busy:
             return messages.encode(Failure("busy"))

@@ -53,6 +53,7 @@ CLIENT_LIMITS: Final = {
     "PAGE_ITEMS_DEFAULT": "items of a page that names no `limit`",
     "OWED_ITEMS_MAX": "owed to a cursor; with more the answer is `recovered: false` and a snapshot",
     "DRAIN_WINDOW_MS": "over which a draining process spreads its `goaway`s",
+    "NEW_LOG_WINDOW_MS": "the same where the server's log was set back: every client begins anew",
 }
 
 

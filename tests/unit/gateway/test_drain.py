@@ -56,7 +56,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 async def test_closes_come_in_waves_after_the_delay_that_each_was_told(clock: Clock) -> None:
     clients: list[Any] = [Client(clock) for _ in range(200)]
     started_ms = clock.ms
-    await drain.send_away(list(clients), lambda: sum(client.is_open() for client in clients))
+    await drain.send_away(list(clients), lambda: sum(client.is_open() for client in clients), DRAIN_WINDOW_MS)
     assert len({client.delay_ms for client in clients}) > 100
     waves: dict[int, int] = {}
     for client in clients:
@@ -72,7 +72,7 @@ async def test_closes_come_in_waves_after_the_delay_that_each_was_told(clock: Cl
 async def test_who_leaves_by_itself_is_not_closed_again_and_the_deaf_are_not_waited_for(clock: Clock) -> None:
     gone: Any = Client(clock)
     gone.close(1000, "")
-    await drain.send_away([gone], lambda: 1)
+    await drain.send_away([gone], lambda: 1, DRAIN_WINDOW_MS)
     assert gone.closed == (1_000, 1000)
     assert gone.delay_ms == -1
     assert clock.ms - 1_000 <= CLOSE_DEADLINE_MS + 200
