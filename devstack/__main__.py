@@ -7,7 +7,7 @@ import sys
 import click
 from rich.console import Console
 
-from devstack.servers import Server, Tansu
+from devstack.servers import Kafka, Tansu
 from notification import telemetry
 from notification.errors import HeraldError
 from notification.settings import load
@@ -42,7 +42,7 @@ def run(kafka: str) -> None:
         sys.exit(1)
 
 
-def _kafka(name: str) -> type[Server]:
+def _kafka(name: str) -> type[Kafka]:
     if name == "apache":
         from devstack.apache import ApacheKafka
 

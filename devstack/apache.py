@@ -13,7 +13,7 @@ from typing import Final
 
 from devstack.children import Child
 from devstack.ports import free_ports
-from devstack.servers import HOST, Server, greets
+from devstack.servers import HOST, Kafka, greets
 from notification.errors import SettingsError, Unavailable
 from notification.limits import EVENT_BYTES_MAX, KAFKA_RETENTION_MS, STARTUP_DEADLINE_S
 
@@ -31,11 +31,10 @@ log4j.appender.stdout.layout.ConversionPattern=%d{ISO8601} %p %c: %m%n
 """
 
 
-class ApacheKafka(Server):
+class ApacheKafka(Kafka):
     """Apache Kafka on one node; unlike Tansu it keeps what it was given."""
 
     title = "Kafka (Apache)"
-    port_key = "kafka_port"
 
     async def _prepare(self) -> Child:
         jars = await fetch_jars(self.log)
@@ -64,7 +63,7 @@ class ApacheKafka(Server):
             "controller.quorum.voters": f"1@{HOST}:{controller_port}",
             "controller.listener.names": "CONTROLLER",
             "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.advertised_port}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": logs,
             "log.message.timestamp.type": "LogAppendTime",

@@ -16,7 +16,7 @@ from devstack.ports import require_free
 from devstack.processes import WORKER_ROLES, HeraldProcess
 from devstack.progress import Steps
 from devstack.secrets import DEMO_TENANT, make_secrets
-from devstack.servers import Server, Servers, Tansu, together
+from devstack.servers import Kafka, Server, Servers, Tansu, together
 from devstack.tenants import create_tenant
 from devstack.topics import create_topics
 from devstack.waiting import wait_for_servers
@@ -34,7 +34,7 @@ class System:
     """Everything that `make run` runs. start() raises what is wrong; stop() is safe after any part of it."""
 
     def __init__(
-        self, settings: Settings, steps: Steps, kafka: type[Server] = Tansu, startup_s: float = STARTUP_DEADLINE_S
+        self, settings: Settings, steps: Steps, kafka: type[Kafka] = Tansu, startup_s: float = STARTUP_DEADLINE_S
     ) -> None:
         self._settings = settings
         self._steps = steps
@@ -104,14 +104,14 @@ class System:
             self._start_postgres_then_kafka(servers.kafka), *(self._start_server(server) for server in others)
         )
 
-    async def _start_postgres_then_kafka(self, kafka: Server) -> None:
+    async def _start_postgres_then_kafka(self, kafka: Kafka) -> None:
         """No record may come before the positions in the log that is gone have gone as well."""
         if self._servers.postgres is not None:
             await self._start_server(self._servers.postgres)
         await forget_positions(self._settings)
         await self._start_server(kafka)
 
-    async def _restart_kafka(self, kafka: Server) -> None:
+    async def _restart_kafka(self, kafka: Kafka) -> None:
         if kafka.forgets:
             await forget_positions(self._settings)
         await kafka.start()
@@ -141,7 +141,7 @@ class System:
 
 
 async def run(
-    settings: Settings, console: Console, kafka: type[Server] = Tansu, startup_s: float = STARTUP_DEADLINE_S
+    settings: Settings, console: Console, kafka: type[Kafka] = Tansu, startup_s: float = STARTUP_DEADLINE_S
 ) -> None:
     """Run until SIGTERM or SIGINT, then stop everything. Raises HeraldError when it cannot start."""
     begin_s = time.monotonic()
@@ -204,7 +204,7 @@ def _data_dir_of_ours(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _ready_block(settings: Settings, kafka: type[Server], took_s: float) -> str:
+def _ready_block(settings: Settings, kafka: type[Kafka], took_s: float) -> str:
     """What a newcomer reads first; begins with READY at the start of a line."""
     gateway = f"{settings.gateway_host}:{settings.gateway_port}"
     web = "https" if settings.gateway_scheme == "wss" else "http"

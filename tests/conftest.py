@@ -21,7 +21,7 @@ import structlog
 from devstack.ports import free_ports
 from devstack.processes import WORKER_ROLES, HeraldProcess
 from devstack.secrets import DEMO_TENANT, make_issuer_key, make_secrets
-from devstack.servers import Server, Servers, Tansu
+from devstack.servers import Kafka, Servers, Tansu
 from devstack.topics import create_topics
 from devstack.web import DemoWeb
 from notification.settings import Settings
@@ -29,7 +29,7 @@ from notification.settings import Settings
 Mint = Callable[..., str]
 
 
-def kafka_kind() -> type[Server]:
+def kafka_kind() -> type[Kafka]:
     if os.environ.get("KAFKA") == "apache":
         from devstack.apache import ApacheKafka
 

@@ -205,6 +205,18 @@ class Sentinels:
             self.url = self.url.replace("sentinel://", f"sentinel+tls://{_login(tls)}")
             self.url += "?" + urllib.parse.urlencode({"sentinel_password": tls.sentinel_password})
 
+    async def cut_off(self) -> None:
+        """The replica hears nothing more from its master, which serves those who are connected."""
+        await self.master.client.config_set("requirepass", "unknown to the replica")
+        await self.master.client.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")
+
+    async def promote(self) -> None:
+        """The master dies; its Sentinel makes the replica the master."""
+        process = self.master.child.process
+        assert process is not None
+        process.kill()
+        await until_answered(lambda: role_is(self.replica, b"master"))
+
     async def fail_over(self) -> None:
         """Have the Sentinel promote the replica; when this returns the master of before is a replica."""
         await until_answered(lambda: self.sentinel.client.execute_command("SENTINEL", "FAILOVER", MASTER))

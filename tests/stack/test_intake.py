@@ -24,7 +24,7 @@ from notification.ids import new_uuid7
 from notification.limits import LOG_CHECK_MS, PAYLOAD_BYTES_MAX
 from notification.settings import Settings
 from tests.conftest import kafka_kind
-from tests.stack.proxy import Proxy
+from tests.proxy import Proxy, cut_when
 from worker.admission import Reason
 from worker.database import connect_pool, replace_dsn
 from worker.intake import Intake
@@ -271,10 +271,10 @@ async def test_a_link_cut_between_commit_and_its_answer_stores_once(site: Site) 
     async with site.worker():
         await site.produce(an_event())
         await until(lambda: _is(site.count, 1))
-        site.proxy.cut_when = lambda reply: b"COMMIT\0" in reply
+        site.proxy.watch = cut_when(lambda piece: piece.is_reply and b"COMMIT\0" in piece.data)
         await site.produce(an_event())
         await until(lambda: _is(site.count, 2))
-        site.proxy.cut_when = lambda reply: False
+        site.proxy.watch = None
         await asyncio.sleep(0.5)
         await site.proxy.open()
         await site.produce(an_event())

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from notification.messages import AckReceipt, ReceiptsEntry, encode
 from notification.names import RECEIPTS_FIELD, RECEIPTS_STREAM
 from notification.redis_address import parse
 from notification.settings import Settings
-from tests.contract.valkeys import Sentinels, open_sentinels, role_is, until, until_answered
+from tests.contract.valkeys import open_sentinels, until
 from tests.stack.lab import open_lab
 from worker.partitions import Partitions
 from worker.receipts import Receipts
@@ -40,20 +39,6 @@ class Gateway:
             assert self._pipeline.push("XADD", RECEIPTS_STREAM, "*", RECEIPTS_FIELD, entry)
 
 
-async def cut_off(sentinels: Sentinels) -> None:
-    """The replica hears nothing more from its master, which serves those who are connected."""
-    master = sentinels.master.client
-    await master.config_set("requirepass", "unknown to the replica")
-    await master.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")
-
-
-async def promote(sentinels: Sentinels) -> None:
-    """The master dies; its Sentinel makes the replica the master."""
-    process: Any = sentinels.master.child.process
-    process.kill()
-    await until_answered(lambda: role_is(sentinels.replica, b"master"))
-
-
 async def test_no_ack_is_lost_silently(servers: Settings, tenant: str, tmp_path: Path) -> None:
     async with open_lab(servers) as lab, open_sentinels(tmp_path) as sentinels:
         sent = await lab.store_many(tenant, "ann", 4 * PART)
@@ -63,11 +48,11 @@ async def test_no_ack_is_lost_silently(servers: Settings, tenant: str, tmp_path:
         gateway.ack(PART)
         await until(lambda: pipeline.queued == 0)
         assert await sentinels.master.client.execute_command("WAIT", 1, 30_000) == 1
-        await cut_off(sentinels)
+        await sentinels.cut_off()
         gateway.ack(PART)  # answered by a master that is about to die
         await until(lambda: pipeline.queued == 0)
         gateway.ack(PART)  # perhaps answered, perhaps not
-        await promote(sentinels)
+        await sentinels.promote()
         gateway.ack(PART)
         await until(lambda: pipeline.queued == 0)
         await pipeline.close()
