@@ -32,6 +32,8 @@ from worker.presence import Beats
 
 pytestmark = pytest.mark.stack
 
+CLIENT = "192.0.2.1"
+
 
 class Provider:
     """An identity provider on this machine: publishes keys, signs tokens, counts requests."""
@@ -97,7 +99,7 @@ class World:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def judge(self, kid: str, key: Any = RSA, algorithm: str = "RS256") -> Identity | Refusal:
-        return self.gateway.verify(self.provider.token(kid, key, algorithm))
+        return self.gateway.of(CLIENT).verify(self.provider.token(kid, key, algorithm))
 
     async def cool(self) -> None:
         """As if the last fetch were long ago, on the server's side."""
@@ -176,11 +178,11 @@ async def test_ten_thousand_forged_kids_are_one_request(world: World) -> None:
         await until(knows(world, "k1"))
         await world.cool()
         forged = world.provider.token("forged")
-        outcomes = {world.gateway.verify(forged) for _ in range(5_000)}
+        outcomes = {world.gateway.of(CLIENT).verify(forged) for _ in range(5_000)}
         assert outcomes == {Refusals.KEY_UNKNOWN_YET}
-        await until(lambda: world.gateway.verify(forged) is Refusals.UNAUTHENTICATED)
+        await until(lambda: world.gateway.of(CLIENT).verify(forged) is Refusals.UNAUTHENTICATED)
         outcomes = {world.judge(f"forged{number}") for number in range(50)}
-        outcomes |= {world.gateway.verify(forged) for _ in range(5_000)}
+        outcomes |= {world.gateway.of(CLIENT).verify(forged) for _ in range(5_000)}
         assert outcomes == {Refusals.UNAUTHENTICATED}
         assert world.provider.requests == 2
         assert knows(world, "k1")()
