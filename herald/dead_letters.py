@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from herald.console import iso_ms, quiet_logs
 from herald.errors import Failed, server_down
-from notification.errors import Conflict, InvalidInput
+from herald.operations import letter_key
+from notification.errors import Conflict, CryptoError, InvalidInput
 from notification.ids import check_token
 from notification.names import PRIORITIES, TOPIC_DEAD, TOPICS
 from notification.settings import Settings
@@ -95,7 +96,11 @@ async def shown(settings: Settings, wanted: Wanted) -> dict[str, Any]:
     """The one letter wanted, with what it holds and whether a replay may help."""
     async with contextlib.aclosing(_read(settings, wanted)) as letters:
         letter = await anext(letters)
-        verdict = judge(letter, time.time_ns() // 1_000_000)
+    opened = await _Keys(settings).open(letter)
+    if isinstance(opened, str):
+        raise Failed(f"letter {letter.name} {opened}")
+    letter = opened
+    verdict = judge(letter, time.time_ns() // 1_000_000)
     return _row(letter) | {
         "key": _text(letter.key),
         "value": _text(letter.value),
@@ -108,10 +113,10 @@ async def shown(settings: Settings, wanted: Wanted) -> dict[str, Any]:
 async def planned(settings: Settings, wanted: Wanted) -> Plan:
     """What `replayed` would do now."""
     plan = Plan()
-    now_ms = time.time_ns() // 1_000_000
+    keys = _Keys(settings)
     async with contextlib.aclosing(_read(settings, wanted)) as letters:
         async for letter in letters:
-            if isinstance(judge(letter, now_ms), str):
+            if isinstance(await _judged(keys, letter), str):
                 plan.kept += 1
             else:
                 plan.sent[letter.header("reason")] += 1
@@ -126,9 +131,10 @@ async def replayed(settings: Settings, wanted: Wanted, tell: Callable[[dict[str,
     from herald.producer import EventProducer, NotAccepted
 
     outcome = Plan()
+    keys = _Keys(settings)
     async with EventProducer(settings) as producer, contextlib.aclosing(_read(settings, wanted)) as letters:
         async for letter in letters:
-            verdict = judge(letter, time.time_ns() // 1_000_000)
+            verdict = await _judged(keys, letter)
             if isinstance(verdict, str):
                 outcome.kept += 1
                 tell({"status": "kept", "letter": str(letter.name), "error": verdict})
@@ -149,14 +155,41 @@ async def replayed(settings: Settings, wanted: Wanted, tell: Callable[[dict[str,
     return outcome
 
 
+class _Keys:
+    """What opens letters, by owner; each is asked for once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known: dict[str, bytes | None] = {}
+
+    async def open(self, letter: "Letter") -> "Letter | str":
+        """The letter as its record was, or why it does not open. One that is not sealed is as it is."""
+        if letter.owner is None:
+            return letter
+        if letter.owner not in self._known:
+            self._known[letter.owner] = await letter_key(self._settings, letter.owner)
+        key = self._known[letter.owner]
+        if key is None:
+            return "does not open: its tenant and the tenant's key are gone"
+        try:
+            return letter.opened(key)
+        except CryptoError:
+            return "does not open: its bytes were altered, or the secret file master.key is another one"
+
+
+async def _judged(keys: _Keys, letter: "Letter") -> "Admitted | str":
+    opened = await keys.open(letter)
+    return opened if isinstance(opened, str) else judge(opened, time.time_ns() // 1_000_000)
+
+
 def judge(letter: "Letter", now_ms: int) -> "Admitted | str":
-    """The event that a replay would send, or what makes it useless: the worker's own rules, as of now."""
+    """The event that a replay of an opened letter would send, or what makes it useless: the worker's rules."""
     from worker import admission
 
     if letter.header("value_sha256"):
         return "its value was too large to be kept: only the sender has it"
-    if letter.header("topic") not in TOPICS:
-        return "does not say which topic it was on"
+    if letter.owner is None or letter.header("topic") not in TOPICS:
+        return "is none of Herald's: no worker sealed it"
     verdict = admission.admit(letter.record(now_ms), now_ms)
     if isinstance(verdict, admission.Admitted):
         return verdict
@@ -179,7 +212,7 @@ def _row(letter: "Letter") -> dict[str, Any]:
         "partition": letter.number("partition"),
         "offset": letter.number("offset"),
         "sent_at": None if sent_ms is None else _time(sent_ms),
-        "bytes": len(letter.value or b""),
+        "bytes": letter.number("bytes"),
     }
 
 

@@ -130,6 +130,20 @@ async def set_preference(
     return {"tenant_id": tenant, "user_id": user, "types": found.types, "topics": found.topics}
 
 
+async def letter_key(settings: Settings, owner: str) -> bytes | None:
+    """What seals the dead letters of a tenant or of the platform; None where there is no such tenant.
+
+    Raises SettingsError, CryptoError (another master key), herald.errors.Failed.
+    """
+    from worker.database import PLATFORM
+    from worker.keys import letter_keys, master_key
+
+    if owner == PLATFORM:
+        return letter_keys(master_key(settings), {})[PLATFORM]
+    async with _operations(settings) as operations:
+        return await operations.letter_key(owner)
+
+
 async def list_tenants(settings: Settings) -> list[dict[str, Any]]:
     """Every tenant, in the shape of docs/cli.md."""
     async with _operations(settings) as operations:

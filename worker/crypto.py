@@ -14,6 +14,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from notification.errors import CryptoError
 
@@ -28,6 +30,11 @@ SEAL_OVERHEAD_BYTES: Final = len(_VERSION) + _NONCE_BYTES + _TAG_BYTES
 def new_key() -> bytes:
     """A random key of KEY_BYTES."""
     return os.urandom(KEY_BYTES)
+
+
+def derive_key(key: bytes, purpose: str) -> bytes:
+    """A key of its own for one purpose (HKDF-SHA256, RFC 5869), so that it is not used up by another's seals."""
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose.encode("ascii")).derive(key)
 
 
 def seal(key: bytes, plaintext: bytes, aad: bytes) -> bytes:
@@ -65,6 +72,11 @@ def user_key_aad(tenant: str, user: str, key_version: int) -> bytes:
 def issuer_key_aad(tenant: str, issuer: str, kid: str) -> bytes:
     """The place of an issuer's verification key under the master key."""
     return _place("issuer key", tenant, issuer, kid)
+
+
+def dead_letter_aad(owner: str, topic: str, partition: str, offset: str) -> bytes:
+    """The place of a record that is a dead letter: whose key seals it, and where it was, as its headers say."""
+    return _place("dead letter", owner, topic, partition, offset)
 
 
 def _place(*parts: str) -> bytes:

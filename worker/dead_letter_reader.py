@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from notification import names
 from notification.errors import InvalidInput
 from notification.limits import KAFKA_REQUEST_DEADLINE_MS
+from worker.dead_letters import opened, owner_of
 from worker.log import LogAway, Record, stop_client
 
 _NAME: Final = re.compile(r"(\d{1,9})-(\d{1,18})", re.ASCII)
@@ -39,7 +40,7 @@ class LetterName(NamedTuple):
 
 
 class Letter(NamedTuple):
-    """A record of the dead-letter topic, with the headers of worker/dead_letters.py."""
+    """A record of the dead-letter topic, with the headers of worker/dead_letters.py; sealed until `opened`."""
 
     name: LetterName
     buried_ms: int
@@ -55,6 +56,15 @@ class Letter(NamedTuple):
         """A header that is a number; None where it is not: anybody may write to a topic."""
         text = self.header(name)
         return int(text) if len(text) <= 18 and text.isascii() and text.isdigit() else None
+
+    @property
+    def owner(self) -> str | None:
+        """Whose key seals it: a tenant's, database.PLATFORM's, or None: no worker sealed it."""
+        return owner_of(self.headers)
+
+    def opened(self, key: bytes) -> Self:
+        """With the key and value of the record that it was. Raises CryptoError."""
+        return self._replace(**opened(self.headers, self.value or b"", key)._asdict())
 
     def record(self, now_ms: int) -> Record:
         """The record that it was, as it would come again now."""

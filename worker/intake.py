@@ -19,7 +19,7 @@ from notification.limits import CRASHES_MAX, INTAKE_BATCH_RECORDS_MAX, INTAKE_PO
 from worker import dead_letters, outage
 from worker.admission import Admitted, Reason, Rejection, admit
 from worker.database import is_away
-from worker.dead_letters import Dead
+from worker.dead_letters import Dead, LetterKeys
 from worker.log import Bounds, EventLog, Partition, Record
 from worker.store import Fenced, Move, Rejected, Store, StoredNotification
 
@@ -45,8 +45,11 @@ NowMs = Callable[[], int]
 class Intake:
     """The loop of role dispatch that reads the log. One per process."""
 
-    def __init__(self, log: EventLog, store: Store, on_stored: OnStored, now_ms: NowMs) -> None:
+    def __init__(
+        self, log: EventLog, store: Store, letter_keys: LetterKeys, on_stored: OnStored, now_ms: NowMs
+    ) -> None:
         self._log = log
+        self._letter_keys = letter_keys
         self._store = store
         self._on_stored = on_stored
         self._now_ms = now_ms
@@ -140,7 +143,7 @@ class Intake:
                 return
         moves = self._moves([record])
         detail = f"record: broke the storing {CRASHES_MAX} times; this is a fault of Herald"
-        await dead_letters.bury(self._log, [Dead(record, Rejection(Reason.CRASHES, detail))])
+        await dead_letters.bury(self._log, self._letter_keys, [Dead(record, Rejection(Reason.CRASHES, detail))])
         await self._store.move(moves)
         self._expected.update({move.partition: move.next_offset for move in moves})
 
@@ -158,7 +161,8 @@ class Intake:
 
         async def bury(rejected: Sequence[Rejected]) -> None:
             late = [Dead(event.record, rejection) for event, rejection in rejected]
-            await dead_letters.bury(self._log, sorted([*dead, *late], key=lambda one: one.record[:3]))
+            letters = sorted([*dead, *late], key=lambda one: one.record[:3])
+            await dead_letters.bury(self._log, self._letter_keys, letters)
 
         outcome = await self._store.store(admitted, moves, bury)
         self._expected.update({move.partition: move.next_offset for move in moves})

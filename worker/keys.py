@@ -5,14 +5,14 @@ keys are in the keys database, which only workers reach. Opened keys are cached 
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from notification.errors import CryptoError, SettingsError
 from notification.limits import KEY_CACHE_ENTRIES_MAX
 from notification.settings import Settings
 from worker import crypto
-from worker.database import Pool, show_tenants, tenant_ids, tenant_transaction
+from worker.database import PLATFORM, Pool, show_tenants, tenant_ids, tenant_transaction
 
 FIRST_VERSION: Final = 1
 User = tuple[str, str]  # tenant, user
@@ -181,15 +181,38 @@ class KeyRing:
                 found[tenant] = cached
         missing = tenants - found.keys()
         if missing:
-            async with self._pool.acquire() as connection, connection.transaction():
-                await show_tenants(connection, missing)
-                rows = await connection.fetch(_TENANT_KEYS, sorted(missing))
-            for row in rows:
-                tenant = row["tenant_id"]
-                aad = crypto.tenant_key_aad(tenant, row["key_version"])
-                found[tenant] = crypto.open_seal(self._master, row["wrapped_key"], aad)
-                self._tenant_keys.put(tenant, found[tenant])
+            opened = await open_tenant_keys(self._master, self._pool, missing)
+            for tenant, key in opened.items():
+                self._tenant_keys.put(tenant, key)
+            found |= opened
         return found
+
+    async def letter_keys(self, tenants: set[str]) -> dict[str, bytes]:
+        """What seals dead letters, by owner: those of `tenants` that exist, and PLATFORM.
+
+        Raises CryptoError, database.AWAY.
+        """
+        return letter_keys(self._master, await self._open_tenant_keys(tenants))
+
+
+async def open_tenant_keys(master: bytes, pool: Pool, tenants: Collection[str]) -> dict[str, bytes]:
+    """The opened keys of those tenants that exist; `pool` is of a role that reads tenants. Raises CryptoError."""
+    async with pool.acquire() as connection, connection.transaction():
+        await show_tenants(connection, tenants)
+        rows = await connection.fetch(_TENANT_KEYS, sorted(tenants))
+    return {
+        row["tenant_id"]: crypto.open_seal(
+            master, row["wrapped_key"], crypto.tenant_key_aad(row["tenant_id"], row["key_version"])
+        )
+        for row in rows
+    }
+
+
+def letter_keys(master: bytes, tenant_keys: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What seals dead letters, by owner: a key derived from each tenant's, and PLATFORM's from the master key."""
+    return {
+        owner: crypto.derive_key(key, "dead letters") for owner, key in {**tenant_keys, PLATFORM: master}.items()
+    }
 
 
 def _wrap_new_user_key(tenant_keys: Mapping[str, bytes], pair: User) -> bytes:

@@ -27,7 +27,14 @@ from notification.names import INBOX_RECALL
 from notification.settings import Settings
 from worker.database import Pool, connect_pool, show_tenants, tenant_ids, tenant_transaction
 from worker.jwks import check_url
-from worker.keys import FIRST_VERSION, master_key, new_tenant_key, seal_issuer_key
+from worker.keys import (
+    FIRST_VERSION,
+    letter_keys,
+    master_key,
+    new_tenant_key,
+    open_tenant_keys,
+    seal_issuer_key,
+)
 from worker.partitions import day_of
 from worker.preferences import Preferences, preferences_of, set_topic, set_type
 from worker.segments import Segments
@@ -240,6 +247,12 @@ class Operations:
             if kind is not None:
                 return await set_type(connection, tenant, user, kind, wanted)
             return await set_topic(connection, tenant, user, topic or "", wanted)
+
+    async def letter_key(self, tenant: str) -> bytes | None:
+        """What seals the dead letters of a tenant; None where there is none. Needs the master key."""
+        master = master_key(self._settings)
+        tenant_keys = await open_tenant_keys(master, self._pool, [check_token(tenant, "tenant")])
+        return letter_keys(master, tenant_keys).get(tenant)
 
     async def notification_status(self, tenant: str, ident: uuid.UUID) -> list[NotificationStatus]:
         """Per user, the status and history of a notification; empty when the tenant has none of this id.

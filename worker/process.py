@@ -189,7 +189,8 @@ class _Dispatch(Role):
         )
         self._dispatcher = Dispatcher(self._scheduler, router)
         self._sweeper = Sweeper(pool, ring, self._scheduler, journal)
-        self._intake = Intake(log, Store(pool, ring, Partitions(pool)), self._on_stored, self._clock.now_ms)
+        store = Store(pool, ring, Partitions(pool))
+        self._intake = Intake(log, store, ring, self._on_stored, self._clock.now_ms)
         self._listen = beats.listen
         self._sweeper_stop = asyncio.Event()
 

@@ -40,7 +40,8 @@ def list_letters(context: click.Context, tenant: str, reason: str, limit: int, a
         if as_json:
             print_json(row)
         else:
-            about = f"{row['reason'] or '?':<18}{row['tenant_id'] or '-':<20} {row['bytes']:>8} B"
+            size = "?" if row["bytes"] is None else row["bytes"]
+            about = f"{row['reason'] or '?':<18}{row['tenant_id'] or '-':<20} {size:>8} B"
             click.echo(plain(f"{row['letter']:<8} {row['buried_at']}  {about}  {row['detail'] or ''}"))
     if count > len(rows):
         click.echo(f"the newest {len(rows)} of {count}; --limit shows more", err=True)

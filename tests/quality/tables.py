@@ -95,7 +95,7 @@ def dead_letters() -> str:
 
 def topics() -> str:
     rows = [(f"`{topic}`", f"events of priority {topic.rpartition('.')[2]}") for topic in TOPICS]
-    return table(("topic", "holds"), [*rows, (f"`{TOPIC_DEAD}`", "records that can never be taken, unchanged")])
+    return table(("topic", "holds"), [*rows, (f"`{TOPIC_DEAD}`", "records that can never be taken, sealed")])
 
 
 def closes() -> str:

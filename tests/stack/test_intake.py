@@ -26,11 +26,13 @@ from notification.settings import Settings
 from tests.conftest import kafka_kind
 from tests.proxy import Proxy, cut_when
 from worker.admission import Reason
-from worker.database import connect_pool, replace_dsn
+from worker.database import PLATFORM, connect_pool, replace_dsn
+from worker.dead_letter_reader import Letter, read
 from worker.intake import Intake
-from worker.keys import KeyRing, master_key, new_tenant_key
+from worker.keys import KeyRing, letter_keys, master_key, new_tenant_key
 from worker.log import KafkaLog, Partition
 from worker.migrate import migrate
+from worker.operations import Operations
 from worker.partitions import Partitions
 from worker.store import Store, StoredNotification, forget_positions
 
@@ -115,9 +117,10 @@ class Site:
         master = master or master_key(self.settings)
         pool = await connect_pool(self.settings, "dispatch")
         keys_pool = await connect_pool(self.settings, "dispatch", keys=True)
-        store = Store(pool, KeyRing(master, pool, keys_pool), Partitions(pool))
+        ring = KeyRing(master, pool, keys_pool)
+        store = Store(pool, ring, Partitions(pool))
         log = KafkaLog(self.settings.kafka_servers)
-        intake = Intake(log, store, self.ready.extend, lambda: time.time_ns() // 1_000_000)
+        intake = Intake(log, store, ring, self.ready.extend, lambda: time.time_ns() // 1_000_000)
         await intake.start()
         task = asyncio.create_task(intake.run())
         try:
@@ -148,17 +151,25 @@ class Site:
         producer.produce(topic, partition=partition)
         assert producer.flush(10) == 0
 
-    async def dead(self, count: int) -> list[Any]:
-        """The first `count` records of the dead-letter topic."""
-        found: list[Any] = []
-        async with AIOKafkaConsumer(
-            names.TOPIC_DEAD, bootstrap_servers=self.settings.kafka_servers, auto_offset_reset="earliest"
-        ) as consumer:
-            async with asyncio.timeout(WAIT_S):
-                while len(found) < count:
-                    for batch in (await consumer.getmany(timeout_ms=500)).values():
-                        found += batch
-        return found
+    async def dead(self, count: int) -> list[Letter]:
+        """The letters of the dead-letter topic, opened, once there are `count`."""
+        found: list[Letter] = []
+        async with asyncio.timeout(WAIT_S):
+            while len(found) < count:
+                found = [letter async for letter in read(self.settings.kafka_servers)]
+        for letter in found:
+            for secret in (b"Canary", b"JSON", TENANT.encode()):
+                assert secret not in (letter.key or b"") + (letter.value or b"")
+        operations = await Operations.connect(self.direct_settings)
+        try:
+            acme = await operations.letter_key(TENANT)
+            assert await operations.letter_key("nobody") is None
+        finally:
+            await operations.close()
+        assert acme is not None
+        keys = letter_keys(master_key(self.settings), {}) | {TENANT: acme}
+        assert all(letter.owner in keys for letter in found)
+        return [letter.opened(keys[letter.owner or ""]) for letter in found]
 
 
 async def until(condition: Callable[[], Coroutine[Any, Any, bool]], wait_s: float = WAIT_S) -> None:
@@ -215,12 +226,12 @@ async def test_every_bad_record_is_a_dead_letter_and_the_next_one_flows(
         dead = await site.dead(len(cases))
     assert len(dead) == len(cases)
     for at, ((event, key, reason), letter) in enumerate(zip(cases, dead, strict=True)):
-        headers = {name: value.decode() for name, value in letter.headers}
+        headers = letter.headers
         assert headers["reason"] == reason
-        nothing = event is None and key is None
-        assert letter.value == (
-            json.dumps(event).encode() if isinstance(event, dict) else b"" if nothing else event
-        )
+        assert letter.owner == (TENANT if headers.get("tenant_id") == TENANT else PLATFORM)
+        assert (letter.owner == PLATFORM) == (not isinstance(event, dict) or event is stranger)
+        assert letter.value == (json.dumps(event).encode() if isinstance(event, dict) else event)
+        assert headers["bytes"] == str(len(letter.value or b""))
         own = f"{event['tenant_id']}:{event['user_id']}".encode() if isinstance(event, dict) else None
         assert letter.key == (own if isinstance(key, str) else key)
         assert (headers["topic"], headers["partition"]) == (names.TOPICS[0], "0")

@@ -22,7 +22,14 @@ def a_letter(ago_ms: int = 0, topic: str = names.TOPICS[0], **headers: str) -> L
         "id": str(new_uuid7(NOW_MS - ago_ms)), "tenant_id": "shop", "user_id": "ann", "type": "service",
         "payload": {"title": "T", "body": "B"}, "ttl": 60,
     }  # fmt: skip
-    known = {"reason": "unknown_tenant", "topic": topic, "partition": "3", "offset": "41", "tenant_id": "shop"}
+    known = {
+        "reason": "unknown_tenant",
+        "topic": topic,
+        "partition": "3",
+        "offset": "41",
+        "tenant_id": "shop",
+        "sealed_under": "tenant",
+    }
     return Letter(LetterName(0, 17), NOW_MS - ago_ms, b"shop:ann", json.dumps(event).encode(), known | headers)
 
 
@@ -51,9 +58,9 @@ def test_an_id_older_than_a_day_would_be_rejected_again() -> None:
         ({"value": b"[]"}, "would be rejected again: schema: event: must be an object"),
         ({"key": b"shop:bob"}, "would be rejected again: wrong_key: key: must be"),
         ({"key": None}, "would be rejected again: wrong_key: key: must be"),
-        ({"headers": {"topic": "elsewhere"}}, "does not say which topic it was on"),
-        ({"headers": {}}, "does not say which topic it was on"),
-        ({"headers": {"topic": names.TOPIC_DEAD}}, "does not say which topic it was on"),
+        ({"headers": {"topic": names.TOPICS[0]}}, "is none of Herald's: no worker sealed it"),
+        ({"headers": {}}, "is none of Herald's: no worker sealed it"),
+        ({"headers": {"topic": names.TOPIC_DEAD, "sealed_under": "platform"}}, "is none of Herald's"),
         ({"value": b"", "headers": {"value_sha256": "00"}}, "its value was too large to be kept"),
     ],
 )

@@ -15,6 +15,7 @@ from notification.errors import CryptoError
 from notification.ids import new_uuid7
 from notification.limits import CRASHES_MAX, INTAKE_BATCH_RECORDS_MAX
 from tests.twins.log import MemoryBroker, MemoryLog
+from tests.unit.worker.letter_keys import FixedKeys
 from worker.admission import Admitted, Reason
 from worker.intake import Intake
 from worker.log import Partition
@@ -89,7 +90,7 @@ class Loop:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Intake]:
-        intake = Intake(MemoryLog(self.broker), cast(Store, self.store), lambda stored: None, now_ms)
+        intake = Intake(MemoryLog(self.broker), cast(Store, self.store), FixedKeys(), lambda stored: None, now_ms)
         await intake.start()
         task = asyncio.create_task(intake.run())
         try:
