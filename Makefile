@@ -29,7 +29,7 @@ run: install ## Start everything, print READY, run until Ctrl-C (KAFKA=apache: o
 	@exec $(BIN)/python -m devstack run
 
 test: install chromium bench-tools redis-tools node-clients ## Run every test but those of test-kafka
-	@KAFKA= $(BIN)/python -m pytest -m "not kafka" -n 2 --dist loadfile --no-loadscope-reorder
+	@KAFKA= $(BIN)/python -m pytest -m "not kafka" -n 4 --dist loadfile --no-loadscope-reorder
 
 test-kafka: install kafka-tools ## Run the tests on real servers with Apache Kafka (Java 17, Maven, kcat)
 	@KAFKA=apache $(BIN)/python -m pytest -m "(stack or kafka) and not browser" --ignore tests/hostile

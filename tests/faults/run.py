@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from devstack.servers import Kafka, Tansu
 from tests.faults.devices import Device
-from tests.faults.ledger import Counts, DeviceName, Ledger, User
+from tests.faults.ledger import Counts, DeviceName, Ledger, Row, User
 from tests.faults.load import Upstream
 from tests.faults.stack import TENANTS, Parts, Stack
 
@@ -104,9 +104,8 @@ async def play(case: Case, seed: int, folder: Path, kafka: type[Kafka] = Tansu) 
             over_s = stack.over_s or time.monotonic()
             await asyncio.sleep(AFTER_S)
             last_s = time.monotonic()
-        await _settle(stack, ledger)
+        counts = ledger.judge(await _settle(stack, ledger), first_s, last_s)
         checked = await case.checks(scene) if case.checks else []
-        rows = await stack.rows()
         for task in (watching, *lives):
             task.cancel()
     late = sorted(
@@ -114,7 +113,7 @@ async def play(case: Case, seed: int, folder: Path, kafka: type[Kafka] = Tansu) 
         for ident, sent in ledger.sent.items() if ledger.received.get(ident)
     )  # fmt: skip
     result = Result(
-        case.name, seed, ledger.judge(rows, first_s, last_s),
+        case.name, seed, counts,
         late[int(len(late) * _P95)], late[-1], case.recovery_s_max, memory.growth_bytes,
         time.monotonic() - began_s, scene.seen, checked,
     )  # fmt: skip
@@ -124,13 +123,16 @@ async def play(case: Case, seed: int, folder: Path, kafka: type[Kafka] = Tansu) 
     return result
 
 
-async def _settle(stack: Stack, ledger: Ledger) -> None:
-    """Until everything has come and its acks are written down, or no longer."""
+async def _settle(stack: Stack, ledger: Ledger) -> list[Row]:
+    """The rows, once everything has come and its acks are written down, or after SETTLE_S_MAX.
+
+    Judge by these at once: what nobody knows the fate of (upstream was cut off) may still come and be acked.
+    """
     deadline_s = time.monotonic() + SETTLE_S_MAX
-    while time.monotonic() < deadline_s:
+    while True:
         rows = await stack.rows()
-        if not ledger.missing(rows) and not ledger.unsettled(rows):
-            return
+        if (not ledger.missing(rows) and not ledger.unsettled(rows)) or time.monotonic() > deadline_s:
+            return rows
         await asyncio.sleep(0.5)
 
 
