@@ -1,8 +1,10 @@
 """`python -m devstack run`: see devstack/run.py."""
 
 import asyncio
+import dataclasses
 import logging
 import sys
+from typing import Final
 
 import click
 from rich.console import Console
@@ -11,6 +13,8 @@ from devstack.servers import Kafka, Tansu
 from notification import telemetry
 from notification.errors import HeraldError
 from notification.settings import load
+
+WORKER_METRICS: Final = "127.0.0.1:8082"  # where nothing else is said: there is one worker process here
 
 
 @click.group()
@@ -34,6 +38,8 @@ def run(kafka: str) -> None:
     console = Console()
     try:
         settings, _ = load()
+        if not settings.worker_metrics:
+            settings = dataclasses.replace(settings, worker_metrics=WORKER_METRICS)
         telemetry.configure(settings.log_level, b"devstack", settings.log_json and not sys.stderr.isatty())
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each failed try; we name what stays down
         asyncio.run(composition.run(settings, console, _kafka(kafka)))

@@ -50,6 +50,8 @@ class System:
         settings = self._settings
         require_free(settings.gateway_host, settings.gateway_port, "the gateway", "gateway_port")
         require_free(settings.demo_host, settings.demo_port, "the demo page", "demo_port")
+        if settings.worker_metrics:
+            require_free(*settings.worker_metrics_at, "the worker's /metrics", "worker_metrics")
         make_secrets(settings)
         await self._start_servers()
         with self._steps.step("migrations, tenant, topics"):
@@ -212,6 +214,7 @@ def _ready_block(settings: Settings, kafka: type[Kafka], took_s: float) -> str:
     data = _shown(Path(settings.data_dir))
     from_variables = any(name.startswith(PREFIX) for name in os.environ)
     forgets = kafka.forgets and not settings.kafka
+    worker = f"\n              http://{settings.worker_metrics}/metrics" if settings.worker_metrics else ""
     memory = "\nThe embedded Kafka keeps its records in memory: it forgets them when it stops." if forgets else ""
     return f"""
 READY in {took_s:.1f} s
@@ -219,7 +222,7 @@ READY in {took_s:.1f} s
   demo page   http://{settings.demo_host}:{settings.demo_port}/
   websocket   {settings.gateway_scheme}://{gateway}{CONNECT_PATH}
   health      {web}://{gateway}/health
-  metrics     {web}://{gateway}/metrics
+  metrics     {web}://{gateway}/metrics{worker}
 
 Try, in another terminal{f" with the same {PREFIX}* variables" if from_variables else ""}:
 

@@ -49,6 +49,9 @@ class Settings:
         "what Kafka knows this worker process by, the same after a restart and no other process's: it then has its "
         "partitions back at once; empty = they wait until Kafka has missed it",
     )
+    worker_metrics: str = _setting(
+        "", "host:port where a worker process serves /metrics, to whoever can reach it; empty = nowhere"
+    )
     nats: str = _setting("", "NATS URLs, nats://[user:password@]host:port[,...]; empty = embedded")
     nats_port: int = _setting(14222, "port of the embedded NATS")
     redis: str = _setting(
@@ -144,6 +147,12 @@ class Settings:
     def postgres_dsn(self) -> str:
         """The owner's DSN: migrations only. Workers connect as their own role (worker/database.py)."""
         return self.postgres or f"postgresql://postgres@127.0.0.1:{self.postgres_port}/herald"
+
+    @property
+    def worker_metrics_at(self) -> tuple[str, int]:
+        """Host and port of worker_metrics, which is set."""
+        host, _, port = self.worker_metrics.rpartition(":")
+        return host.strip("[]"), int(port)
 
     @property
     def carrier(self) -> str:
@@ -270,6 +279,8 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"log_level: must be debug, info, warning or error, is {settings.log_level!r}")
     if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", settings.worker_name):
         raise SettingsError("worker_name: must be at most 64 characters of A-Z a-z 0-9 . _ -")
+    if settings.worker_metrics and not _is_address("worker_metrics", settings.worker_metrics):
+        raise SettingsError("worker_metrics: must be host:port, like 127.0.0.1:8082")
     if settings.plaintext_network not in ("", "trusted"):
         raise SettingsError('plaintext_network: must be empty or "trusted"')
     _check_listener(settings)
@@ -379,7 +390,7 @@ def _is_address(key: str, text: str) -> bool:
         return False
     if not parts.hostname or port == 0 or any(character.isspace() for character in text):
         return False
-    if key == "kafka":
+    if not schemes:
         return port is not None and parts.netloc == text and "@" not in text
     path = parts.path.strip("/")
     return parts.scheme in schemes and (key != "postgres" or path != "")

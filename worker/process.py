@@ -14,11 +14,12 @@ from typing import Any, Final
 
 import structlog
 import uvloop
+from prometheus_client import start_http_server
 from redis.asyncio import Redis
 
 from notification import redis_address, telemetry
 from notification.bus import NatsBus
-from notification.errors import HeraldError
+from notification.errors import HeraldError, SettingsError
 from notification.lifecycle import notify_ready, stop_event
 from notification.limits import REDIS_REPLY_MS_MAX, STARTUP_DEADLINE_S
 from notification.settings import Settings
@@ -83,12 +84,28 @@ class Role:
 
 
 def run(settings: Settings, roles: Sequence[str]) -> None:
-    """Run the roles until SIGTERM or SIGINT. Raises HeraldError: a server stayed away, or a part crashed."""
+    """Run the roles until SIGTERM or SIGINT. Raises HeraldError: a port is taken, a server stayed away, or a part
+    crashed."""
     master = master_key(settings)
     telemetry.configure(settings.log_level, master, settings.log_json)
     kafka_connection.install()
+    _serve_metrics(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, roles, master))
+
+
+def _serve_metrics(settings: Settings) -> None:
+    """In a thread that ends with the process and sleeps until it is asked. Raises SettingsError."""
+    if not settings.worker_metrics:
+        return
+    host, port = settings.worker_metrics_at
+    try:
+        start_http_server(port, host)
+    except OSError as error:
+        raise SettingsError(
+            f"worker_metrics: cannot listen on {settings.worker_metrics}: {str(error.strerror).lower()}; give "
+            "every worker process of a machine a port of its own"
+        ) from error
 
 
 async def _run(settings: Settings, roles: Sequence[str], master: bytes) -> None:

@@ -81,10 +81,11 @@ class Running:
 
 
 def settings_in(folder: Path) -> Settings:
-    ports = free_ports(6)
+    ports = free_ports(7)
     return Settings(
         kafka_port=ports[0], nats_port=ports[1], redis_port=ports[2], postgres_port=ports[3],
         gateway_port=ports[4], demo_port=ports[5], gateway_processes=2, data_dir=str(folder / "data"),
+        worker_metrics=f"127.0.0.1:{ports[6]}",
     )  # fmt: skip
 
 
@@ -106,8 +107,8 @@ def get(url: str) -> str:
 def test_ready_says_where_everything_is_and_a_signal_stops_all(running: Running, tmp_path: Path) -> None:
     running.ready()
     text, settings = running.text, running.settings
-    for url in re.findall(r"http://\S+", text):
-        get(url)
+    answers = {url: get(url) for url in re.findall(r"http://\S+", text)}
+    assert "herald_store_seconds_bucket" in answers[f"http://{settings.worker_metrics}/metrics"]
     assert f"ws://127.0.0.1:{settings.gateway_port}/ws/connect" in text
     assert "herald_connections" in get(f"http://127.0.0.1:{settings.gateway_port}/metrics")
     assert ("it forgets them when it stops" in text) == (os.environ.get("KAFKA") != "apache")
@@ -233,15 +234,16 @@ def test_a_second_one_on_the_same_data_is_refused(running: Running, tmp_path: Pa
     assert "HERALD_DATA_DIR" in text
 
 
-@pytest.mark.parametrize("key", ["gateway_port", "demo_port", "postgres_port"])
+@pytest.mark.parametrize("key", ["gateway_port", "demo_port", "postgres_port", "worker_metrics"])
 def test_a_taken_port_is_named_with_the_setting_that_changes_it(tmp_path: Path, key: str) -> None:
     settings = settings_in(tmp_path)
+    port = settings.worker_metrics_at[1] if key == "worker_metrics" else getattr(settings, key)
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", getattr(settings, key)))
+        holder.bind(("127.0.0.1", port))
         holder.listen()
         text = refused(settings, tmp_path)
-    assert f"127.0.0.1:{getattr(settings, key)}" in text
+    assert f"127.0.0.1:{port}" in text
     assert f"HERALD_{key.upper()}" in text
     assert f"{key} = PORT" in text
 

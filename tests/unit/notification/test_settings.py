@@ -77,6 +77,8 @@ def test_a_variable_beats_the_file_beats_the_default(tmp_path: Path) -> None:
         ("gateway_port = 14222", {}, "gateway_port; give each its own"),
         ("demo_port = 8081", {}, "demo_port: port 8081 is also gateway_port; give each its own"),
         ("kafka_port = 15432", {}, "postgres_port: port 15432 is also kafka_port"),
+        ("", {"HERALD_WORKER_METRICS": "8082"}, "worker_metrics: must be host:port, like 127.0.0.1:8082"),
+        ("", {"HERALD_WORKER_METRICS": "http://h:1"}, "worker_metrics: must be host:port"),
         ("gateway_port = ", {}, "herald.toml: "),
         ("[gateway]\nport = 1", {}, "unknown setting 'gateway'"),
     ],

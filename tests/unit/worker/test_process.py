@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,6 +59,18 @@ def test_a_missing_secret_is_named(environ: dict[str, str]) -> None:
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "master.key" in ended.stderr
+
+
+def test_a_taken_port_of_its_metrics_is_named(environ: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        ended = subprocess.run(
+            [sys.executable, "-m", "worker", "inbox"], env=environ | {"HERALD_WORKER_METRICS": address},
+            capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"worker: worker_metrics: cannot listen on {address}: address already in use")
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("option", "module"), [("-h", "worker"), ("--help", "worker"), ("--help", "gateway")])
