@@ -22,7 +22,7 @@ from notification import telemetry
 from notification.bus import Bus
 from notification.codes import LANE_BY_NAME, LANE_COUNT, LANE_NAMES, Closes
 from notification.errors import BusError, Unavailable
-from notification.frames import Counters, Cursor, ErrorFrame, Resumed, Welcome, encode
+from notification.frames import Counters, Cursor, ErrorFrame, Resumed, Welcome, encode, user_epoch
 from notification.limits import (
     DEVICES_PER_USER_MAX,
     FILL_ITEMS_MAX,
@@ -376,11 +376,13 @@ class Resume:
 
     def _welcome_pending(self, job: Job) -> None:
         """The inbox is away. A cursor of the current log lets live items flow where nothing is missing."""
-        self._welcome(job, self._edge.epoch, "pending")
-        if job.cursor is not None and job.cursor.epoch == self._edge.epoch:
+        session = job.connection.session
+        epoch = user_epoch(self._edge.epoch, session.tenant, session.user)
+        self._welcome(job, epoch, "pending")
+        if job.cursor is not None and job.cursor.epoch == epoch:
             for name, seq in job.cursor.at.items():
-                job.connection.session.set_at(LANE_BY_NAME[name], seq)
-            job.connection.session.begin_live()
+                session.set_at(LANE_BY_NAME[name], seq)
+            session.begin_live()
 
     def _resumed(self, job: Job, counters: Counters) -> None:
         if job.resumed:

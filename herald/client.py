@@ -320,6 +320,8 @@ class HeraldClient:
                 await self._on_notification(frame)
             case Welcome():
                 self.welcome = frame
+                if frame.epoch != self._lanes.epoch:
+                    self.counters = None  # another log: its `rev` begins anew
                 self._lanes.begin(frame.epoch, keep=frame.recovered is not False)
                 self._failure = None
                 if not self._opened.done():

@@ -21,9 +21,9 @@ class Lanes:
         return Cursor(self.epoch, at)
 
     def begin(self, epoch: int, keep: bool) -> None:
-        """A new session: it starts from our cursor (`keep`), or from nothing."""
+        """A new session: it starts from our cursor (`keep`, and it is one of that `epoch`), or from nothing."""
         cursor = self.cursor()
-        self._at = dict(cursor.at) if keep and cursor else {}
+        self._at = dict(cursor.at) if keep and cursor and cursor.epoch == epoch else {}
         self._unacked.clear()
         self.epoch = epoch
 

@@ -52,8 +52,9 @@ class FillItem(_Message, frozen=True):
 class FillReply(_Message, frozen=True, tag="filled"):
     """Items in lane order; after writing them the connection is complete up to `at` (LANE_COUNT seqs).
 
-    `recovered` False: the cursor could not be honoured (unknown epoch, ahead, too old, over OWED_ITEMS_MAX
-    owed): the items are an inbox snapshot. `more`: ask again with the new `at`. `database_ms`: Unix ms.
+    `epoch`: frames.user_epoch. `recovered` False: the cursor could not be honoured (unknown epoch, ahead, too old,
+    over OWED_ITEMS_MAX owed): the items are an inbox snapshot. `more`: ask again with the new `at`. `database_ms`:
+    Unix ms.
     """
 
     epoch: int

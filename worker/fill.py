@@ -20,7 +20,7 @@ import structlog
 
 from notification.codes import LANE_BY_NAME, LANE_COUNT
 from notification.errors import InvalidInput
-from notification.frames import Counters, Cursor, check_cursor
+from notification.frames import Counters, Cursor, check_cursor, user_epoch
 from notification.ids import check_token, check_user
 from notification.limits import FILL_BYTES_MAX, FILL_ITEMS_MAX, FILLS_ITEMS_MAX, OWED_ITEMS_MAX
 from notification.messages import LANES_UNKNOWN, Failure, FillItem, FillReply, FillRequest
@@ -71,7 +71,8 @@ SELECT count(*) FROM (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """`heads`: the newest seq of each lane (LANE_COUNT numbers, 0 = no entries)."""
+    """`epoch`: of this user (frames.user_epoch). `heads`: the newest seq of each lane (LANE_COUNT numbers, 0 = no
+    entries)."""
 
     epoch: int
     database_ms: int
@@ -163,11 +164,13 @@ async def _answer(pool: Pool, ring: KeyRing, requests: Sequence[FillRequest]) ->
 async def _snapshots(connection: Connection, tenants: list[str], users: list[str]) -> list[_Snapshot]:
     """One per (tenant, user), in order."""
     found = []
-    for row in await connection.fetch(_SNAPSHOTS, tenants, users):
+    rows = await connection.fetch(_SNAPSHOTS, tenants, users)
+    for row, tenant, user in zip(rows, tenants, users, strict=True):
         heads = [0] * LANE_COUNT
         for lane, seq in row["heads"]:
             heads[lane] = seq
-        found.append(_Snapshot(row["epoch"], row["database_ms"], Counters(row["unread"], row["rev"]), heads))
+        epoch = user_epoch(row["epoch"], tenant, user)
+        found.append(_Snapshot(epoch, row["database_ms"], Counters(row["unread"], row["rev"]), heads))
     return found
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from notification import batch, limits, messages, names
 from notification.codes import Lane, ReceiptCode
-from notification.frames import Cursor
+from notification.frames import Cursor, user_epoch
 from notification.ids import new_uuid7
-from tests.flow.world import EPOCH, World, now_ms, until
+from tests.flow.world import EPOCH, LOG_EPOCH, World, now_ms, until
 
 
 @pytest.fixture
@@ -321,6 +321,19 @@ async def test_live_items_flow_while_resume_is_pending(world: World) -> None:
         assert await app.seqs(1) == [2]
         world.log.busy = False
         assert (await app.read("resumed", 5))["at"]["direct.high"] == 2
+
+
+async def test_a_cursor_of_another_user_moves_nothing_while_resume_is_pending(world: World) -> None:
+    first = world.log.add("ann")
+    world.log.busy = True
+    bobs = Cursor(user_epoch(LOG_EPOCH, "acme", "bob"), {"direct.high": 1})
+    async with world.client(cursor=bobs) as app:
+        assert (app.welcome["recovered"], app.welcome["epoch"]) == ("pending", EPOCH)
+        second = world.log.add("ann")
+        assert await world.send("ann", second) == [ReceiptCode.FULL]  # the first one comes first
+        world.log.busy = False
+        assert await app.seqs(2) == [first.seq, second.seq]
+        assert (await app.read("resumed", 5))["recovered"] is False
 
 
 async def test_a_silent_inbox_is_pending_within_its_deadline(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

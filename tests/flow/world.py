@@ -24,7 +24,7 @@ from gateway.process import Gateway, make_gateway_id
 from gateway.tls import server_context
 from notification import batch, messages, names
 from notification.codes import LANE_COUNT, LANE_NAMES, Lane, ReceiptCode
-from notification.frames import Counters, Cursor, Notification, cursor_to_text, encode
+from notification.frames import Counters, Cursor, Notification, cursor_to_text, encode, user_epoch
 from notification.ids import new_uuid7
 from notification.messages import (
     EdgeKey,
@@ -51,7 +51,8 @@ from tests.twins.pipeline import MemoryPipeline, Store
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 ORIGIN = "https://app.example"
-EPOCH = 7
+LOG_EPOCH = 7
+EPOCH = user_epoch(LOG_EPOCH, "acme", "ann")  # as ann's clients know it
 
 
 _folder = tempfile.TemporaryDirectory(prefix="herald-certificates-")
@@ -87,7 +88,7 @@ class Log:
         self.gate = asyncio.Event()  # cleared: pages and state changes wait; `commands` counts all that came
         self.gate.set()
         self.commands = 0
-        self.epoch = EPOCH
+        self.epoch = LOG_EPOCH
 
     def add(self, user: str, lane: Lane = Lane.DIRECT_HIGH, expiry_ms: int = 0, size: int = 10) -> FillItem:
         """Store one notification; it is not sent to anybody."""
@@ -110,12 +111,11 @@ class Log:
 
     def fill(self, request: FillRequest) -> FillReply:
         heads = self.heads(request.user)
+        epoch = user_epoch(self.epoch, request.tenant, request.user)
         at, recovered = list(request.at), True
         if request.first and request.cursor is not None:
             wanted = [request.cursor.at.get(name, 0) for name in LANE_NAMES]
-            recovered = request.cursor.epoch == self.epoch and all(
-                w <= h for w, h in zip(wanted, heads, strict=True)
-            )
+            recovered = request.cursor.epoch == epoch and all(w <= h for w, h in zip(wanted, heads, strict=True))
             at = wanted if recovered else [-1] * LANE_COUNT
         owed = sorted(
             (entry for entry in self.entries.get(request.user, ()) if entry.seq > at[entry.lane]),
@@ -126,7 +126,7 @@ class Log:
             heads = at
             for item in items:
                 heads[item.lane] = item.seq
-        return FillReply(self.epoch, recovered, items, heads, more, Counters(len(owed), 1), now_ms())
+        return FillReply(epoch, recovered, items, heads, more, Counters(len(owed), 1), now_ms())
 
 
 class World:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from notification import frames, messages
-from notification.frames import Counters, Cursor
+from notification.frames import Counters, Cursor, user_epoch
 from notification.limits import FILL_ITEMS_MAX
 from notification.messages import (
     LANES_UNKNOWN,
@@ -77,7 +77,7 @@ class World:
         return reply.replies
 
     async def resume(self, cursor: dict[str, int], user: str = "ann", epoch: int | None = None) -> FillReply:
-        return await self.fill(user, cursor=Cursor(await self.epoch() if epoch is None else epoch, cursor))
+        return await self.fill(user, cursor=Cursor(await self.epoch(user) if epoch is None else epoch, cursor))
 
     async def mark(self, to: str, *sent: StoredNotification, user: str = "ann") -> Counters:
         reply = await self.ask(StateRequest(self.tenant, user, "phone", [one.id.bytes for one in sent], to))
@@ -92,9 +92,10 @@ class World:
         assert isinstance(frame, frames.PageFrame)
         return frame
 
-    async def epoch(self) -> int:
+    async def epoch(self, user: str = "ann", tenant: str = "") -> int:
+        """As the user's clients know it."""
         epoch: int = await self.lab.owner.fetchval("SELECT epoch FROM log_state")
-        return epoch
+        return user_epoch(epoch, tenant or self.tenant, user)
 
     async def several(self, count: int, priority: int = 0, **fields: Any) -> list[StoredNotification]:
         """Notifications of ann's lane, seq ascending."""

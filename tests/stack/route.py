@@ -76,6 +76,10 @@ class App:
         self.at |= frame["at"]
         return self
 
+    def renew(self, token: str) -> None:
+        """Of the next connect."""
+        self._token = token
+
     @property
     def socket(self) -> ClientConnection:
         assert self._socket is not None

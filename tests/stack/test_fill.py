@@ -41,7 +41,7 @@ async def world(servers: Settings, tenant: str) -> AsyncIterator[World]:
 async def test_a_new_user_is_owed_nothing(world: World) -> None:
     reply = await world.fill("nobody")
     assert reply == FillReply(
-        await world.epoch(), True, [], [0] * LANE_COUNT, False, Counters(0, 0), reply.database_ms
+        await world.epoch("nobody"), True, [], [0] * LANE_COUNT, False, Counters(0, 0), reply.database_ms
     )
     assert abs(reply.database_ms - await world.lab.now_ms()) < 5_000
 
@@ -101,6 +101,16 @@ async def test_a_cursor_that_cannot_be_honoured_is_told_so_and_gets_a_snapshot(
     reply = await world.resume({"direct.high": seq}, epoch=await world.epoch() + epoch_step)
     assert not reply.recovered
     assert ids(reply) == [one.id.bytes for one in sent]
+
+
+async def test_a_cursor_of_another_user_or_tenant_cannot_be_honoured(world: World) -> None:
+    """Although its numbers could be ours: nobody may skip what is owed."""
+    sent = await world.several(2)
+    for epoch in (await world.epoch("bob"), await world.epoch("ann", "another")):
+        reply = await world.resume({"direct.high": 1}, epoch=epoch)
+        assert not reply.recovered
+        assert ids(reply) == [one.id.bytes for one in sent]
+        assert reply.epoch == await world.epoch()
 
 
 async def test_who_is_owed_too_much_is_told_so(world: World) -> None:
@@ -167,16 +177,16 @@ async def test_questions_together_are_answered_as_they_are_alone(world: World, s
         for priority in (0, 2):
             await world.lab.store_many(tenant, user, count, priority=priority)
     await world.lab.store_many(world.tenant, "crowd", OWED_ITEMS_MAX + 1)
-    epoch = await world.epoch()
+    epoch, bobs, crowds = [await world.epoch(user) for user in ("ann", "bob", "crowd")]
     requests = [
         question(world.tenant, "ann"),
         question(world.tenant, "ann", Cursor(epoch, {"direct.high": 1})),
         question(world.tenant, "nobody"),
-        question(other, "ann", Cursor(epoch, {"direct.high": 1, "direct.low": 1})),
-        question(world.tenant, "bob", Cursor(epoch, {"direct.high": 9})),
-        question(world.tenant, "bob", Cursor(epoch + 1, {})),
-        question(world.tenant, "crowd", Cursor(epoch, {})),
-        question(world.tenant, "crowd", Cursor(epoch, {"direct.high": 1})),
+        question(other, "ann", Cursor(await world.epoch("ann", other), {"direct.high": 1, "direct.low": 1})),
+        question(world.tenant, "bob", Cursor(bobs, {"direct.high": 9})),
+        question(world.tenant, "bob", Cursor(bobs + 1, {})),
+        question(world.tenant, "crowd", Cursor(crowds, {})),
+        question(world.tenant, "crowd", Cursor(crowds, {"direct.high": 1})),
         FillRequest(world.tenant, "bob", False, None, [1, 0, 2, 0, 0, 0], 1),
         FillRequest(world.tenant, "bob", False, None, [0] * LANE_COUNT, 0),
     ]

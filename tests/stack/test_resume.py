@@ -6,18 +6,28 @@ test_outage.py.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
+from devstack.secrets import make_issuer_key
+from devstack.tenants import create_tenant
+from notification.limits import OWED_ITEMS_MAX
+from notification.names import presence_key, user_tag
 from notification.settings import Settings
 from tests.conftest import Mint
-from tests.stack.lab import Lab, open_lab
+from tests.stack.lab import Lab, open_lab, open_redis
 from tests.stack.route import WAIT_S, App, Upstream, status_becomes
 
 pytestmark = pytest.mark.stack
 
+_TEN_MINUTES_AGO = """
+UPDATE notifications SET sent_at = sent_at - interval '10 minutes', expiry = expiry - interval '10 minutes',
+    due_at = due_at - interval '10 minutes' WHERE tenant_id = $1
+"""
 _GATEWAYS = "SELECT count(DISTINCT gateway_id) FROM connections WHERE tenant_id = $1 AND entity_id = $2"
 
 
@@ -122,3 +132,68 @@ async def test_a_low_one_that_a_high_one_overtook_still_comes(
         assert ids(lows) == low[1:]
         assert high[0] not in ids(app.owed)
         assert app.welcome["recovered"] is True
+
+
+async def test_a_cursor_of_another_user_or_tenant_gets_a_snapshot(
+    system: Settings, tenant: str, mint: Mint, upstream: Upstream
+) -> None:
+    """An app that mixes up its accounts: the other one's numbers would be good here, and skip what is owed."""
+    other = f"{tenant}o"
+    make_issuer_key(system, other)
+    await create_tenant(system, other)
+    sent = await parked(system, upstream, tenant, "gil", "high", "high", "low")
+    for its_tenant, user in ((tenant, "hal"), (other, "gil")):
+        await parked(system, upstream, its_tenant, user, "high", "high")
+        theirs = await App(system, mint(its_tenant, user), "phone").open()
+        await theirs.aclose()
+        assert theirs.at["direct.high"] == 2
+        app = App(system, mint(tenant, "gil"), "phone")
+        app.epoch, app.at = theirs.epoch, dict(theirs.at)
+        await app.open(cursor=True, ack=False)
+        await app.aclose()
+        assert (app.welcome["recovered"], app.resumed["recovered"]) == (False, False)
+        assert ids(app.owed) == sent
+        assert await owed(app) == [], "its own cursor counts from then on"
+        assert app.welcome["recovered"] is True
+
+
+async def test_after_ten_minutes(system: Settings, tenant: str, mint: Mint, upstream: Upstream, lab: Lab) -> None:
+    """As they leave it: its presence is gone, its token is over, what had five minutes to live is too."""
+    app = await App(system, mint(tenant, "ivy"), "phone").open()
+    before = await upstream.send(tenant, "ivy", "before")
+    assert (await app.notification())["id"] == before
+    await status_becomes(system, tenant, before, "DELIVERED")
+    app.socket.transport.abort()
+    brief = await upstream.send(tenant, "ivy", "brief", ttl=300)
+    sent = await parked(system, upstream, tenant, "ivy", "high", "medium", "high")
+    await status_becomes(system, tenant, brief, "PARKED")
+    await lab.owner.execute(_TEN_MINUTES_AGO, tenant)
+    async with open_redis(system) as redis:
+        await redis.delete(presence_key(user_tag(tenant, "ivy")))
+    await status_becomes(system, tenant, brief, "EXPIRED")
+    over = App(system, mint(tenant, "ivy", exp=int(time.time()) - 60), "phone")
+    with pytest.raises(InvalidStatus):
+        await over.open()
+    app.renew(mint(tenant, "ivy"))
+    assert await owed(app) == [sent[0], sent[2], sent[1]]
+    assert app.welcome["recovered"] is True
+    assert app.resumed["at"]["direct.high"] == 4
+    assert app.resumed["counters"]["unread"] == 4, "all but the brief one; DELIVERED is not read"
+
+
+async def test_a_thousand_owed_with_gaps_and_one_more(system: Settings, tenant: str, mint: Mint, lab: Lab) -> None:
+    """Every fifth one expired meanwhile: a thousand are left, of the second user one more."""
+    stored = OWED_ITEMS_MAX * 5 // 4
+    for user, expired, recovered in (("jo", stored // 5, True), ("kim", stored // 5 - 1, False)):
+        app = await App(system, mint(tenant, user), "phone").open()
+        await app.aclose()
+        sent = await lab.store_many(tenant, user, stored)
+        gone = [one.id for one in sent[4::5]][:expired]
+        await lab.owner.execute(
+            "UPDATE notifications SET expiry = now() WHERE tenant_id = $1 AND notification_id = ANY($2)",
+            tenant,
+            gone,
+        )
+        assert await owed(app) == [str(one.id) for one in sent if one.id not in set(gone)]
+        assert app.welcome["recovered"] is recovered
+        assert app.resumed["at"]["direct.high"] == stored

@@ -30,6 +30,12 @@ def test_another_log_starts_from_nothing() -> None:
     assert lanes.cursor() == Cursor(7, {"direct.high": 1})
 
 
+def test_a_cursor_of_another_epoch_is_not_kept_while_its_resume_is_pending() -> None:
+    lanes = Lanes(Cursor(6, {"direct.high": 9}))
+    lanes.begin(7, keep=True)
+    assert lanes.cursor() == Cursor(7, {})
+
+
 def test_resumed_raises_what_is_held_and_lowers_nothing() -> None:
     lanes = Lanes(Cursor(7, {"direct.high": 9}))
     lanes.begin(7, keep=True)

@@ -70,6 +70,14 @@ def test_noise_is_invalid_input(noise: bytes) -> None:
         frames.decode_client(noise)
 
 
+def test_an_epoch_is_of_one_log_and_one_user_and_exact_in_json() -> None:
+    named = [(7, "acme", "ann"), (8, "acme", "ann"), (7, "acme", "bob"), (7, "other", "ann"), (7, "acm", "e:ann")]
+    epochs = [frames.user_epoch(*name) for name in named]
+    assert len(set(epochs)) == len(named)
+    assert all(0 <= epoch < 2**53 for epoch in epochs)
+    assert frames.user_epoch(7, "acme", "ann") == epochs[0]
+
+
 @given(CURSORS)
 def test_cursors_round_trip_as_url_text(cursor: frames.Cursor) -> None:
     text = frames.cursor_to_text(cursor)
