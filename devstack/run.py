@@ -27,7 +27,7 @@ from notification.lifecycle import stop_event
 from notification.limits import RESTART_MS, RESTART_PAUSE_MS_MAX, STARTUP_DEADLINE_S
 from notification.settings import PREFIX, Settings
 from worker.migrate import migrate
-from worker.store import forget_positions
+from worker.positions import forget_positions
 
 
 class System:

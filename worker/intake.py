@@ -21,7 +21,8 @@ from worker.admission import Admitted, Reason, Rejection, admit
 from worker.database import is_away
 from worker.dead_letters import Dead, LetterKeys
 from worker.log import Bounds, EventLog, Partition, Record
-from worker.store import Fenced, Move, Rejected, Store, StoredNotification
+from worker.positions import Fenced, Move, Position
+from worker.store import Rejected, Store, StoredNotification
 
 _log = structlog.get_logger("intake")
 
@@ -190,38 +191,59 @@ class Intake:
         """Read these partitions from PostgreSQL's positions on."""
         bounds = await self._log.bounds(partitions)
         positions = await self._store.positions(partitions)
-        new = {partition: bounds[partition].first for partition in partitions - positions.keys()}
+        new = {p: Position(bounds[p].first, bounds[p].topic_id) for p in partitions - positions.keys()}
         if new:
             await self._store.begin(new)
             positions |= await self._store.positions(new)
             if partitions - positions.keys():
                 raise Fenced("positions were deleted while they were taken")
         self._verified.clear()
+        offsets = {p: position.next_offset for p, position in positions.items()}
+        new_logs = {p for p in partitions if _is_new_log(bounds[p], positions[p])}
+        await self._heed_commits(bounds, {p: offsets[p] for p in partitions - new_logs})
+        new_logs |= await self._too_short(bounds, {p: offsets[p] for p in partitions - new_logs})
+        if new_logs:
+            await self._begin_anew(new_logs, bounds, offsets)
+        unnamed = {p for p in partitions - new_logs if positions[p].topic_id is None and bounds[p].topic_id}
+        if unnamed:
+            stays = [Move(p, offsets[p], offsets[p]) for p in unnamed]
+            await self._store.move_to_logs(stays, {p: bounds[p].topic_id for p in unnamed})
+        self._expected.update(offsets)
+        self._log.place(offsets)
+        self._check_at_s = time.monotonic() + LOG_CHECK_MS / 1000
+        _log.info("partitions_placed", count=len(partitions))
+
+    async def _heed_commits(self, bounds: Mapping[Partition, Bounds], offsets: Mapping[Partition, int]) -> None:
+        """Kafka's commits follow the positions: where they are ahead, PostgreSQL went back in time."""
         ahead = {
-            p: b.committed for p, b in bounds.items() if b.committed is not None and positions[p] < b.committed
+            p: committed
+            for p, offset in offsets.items()
+            if (committed := bounds[p].committed) is not None and offset < committed
         }
         went_back = ahead.keys() - await self._too_short(bounds, ahead)
         if went_back:
             epoch = await self._store.raise_epoch()
             _log.error("database_went_back", partitions=len(went_back), epoch=epoch)
             # Or each rebalance would find the same again.
-            await self._log.commit({partition: positions[partition] for partition in went_back})
-        new_logs = {p: bounds[p].first for p in await self._too_short(bounds, positions)}
-        if new_logs:
-            for partition in new_logs:
-                self._say_new_log(partition, positions[partition])
-            # Start at their beginning, never at their end.
-            await self._store.move([Move(p, positions[p], first) for p, first in new_logs.items()])
-            positions |= new_logs
-        self._expected.update(positions)
-        self._log.place(positions)
-        self._check_at_s = time.monotonic() + LOG_CHECK_MS / 1000
-        _log.info("partitions_placed", count=len(partitions))
+            await self._log.commit({partition: offsets[partition] for partition in went_back})
+
+    async def _begin_anew(
+        self, partitions: set[Partition], bounds: Mapping[Partition, Bounds], offsets: dict[Partition, int]
+    ) -> None:
+        """Logs that are not those of our positions: read from their beginning, never their end. Sets `offsets`."""
+        for partition in partitions:
+            self._say_new_log(partition, offsets[partition])
+        moves = [Move(p, offsets[p], bounds[p].first) for p in partitions]
+        await self._store.move_to_logs(moves, {p: bounds[p].topic_id for p in partitions})
+        offsets.update({p: bounds[p].first for p in partitions})
+        # A commit of the old log would look as if PostgreSQL had gone back.
+        await self._log.commit({p: offsets[p] for p in partitions})
 
     async def _check(self) -> None:
-        """A broker may be exchanged for an empty one while we run: a fetch past its end says nothing.
+        """A topic may be made anew, a broker exchanged for an empty one while we run: a fetch says nothing of it.
 
-        Positions may be moved or deleted while nothing comes: what would be fenced then is placed anew now.
+        What was stored of the new log meanwhile is read again, and left out. Positions may be moved or deleted
+        while nothing comes: what would be fenced then is placed anew now.
         """
         self._check_at_s = time.monotonic() + LOG_CHECK_MS / 1000
         placed = self._log.placed()
@@ -229,7 +251,12 @@ class Intake:
             return
         expected = {partition: self._expected[partition] for partition in placed}
         bounds = await self._log.bounds(placed)
-        if await self._too_short(bounds, expected) or await self._store.positions(placed) != expected:
+        positions = await self._store.positions(placed)
+        if (
+            {p: position.next_offset for p, position in positions.items()} != expected
+            or any(_is_new_log(bounds[p], position) for p, position in positions.items())
+            or await self._too_short(bounds, expected)
+        ):
             self._log.displace()
 
     async def _too_short(
@@ -253,6 +280,11 @@ class Intake:
     def _say_new_log(self, partition: Partition, position: int) -> None:
         telemetry.LOG_RESTARTED.inc()
         _log.error("log_restarted", **partition._asdict(), position=position)
+
+
+def _is_new_log(bounds: Bounds, position: Position) -> bool:
+    """The topic was deleted and made anew, or Kafka is another one: however far the new log reaches by now."""
+    return None not in (bounds.topic_id, position.topic_id) and bounds.topic_id != position.topic_id
 
 
 def _is_outage(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ has called `place` with the position from PostgreSQL. Kafka's own commits follow
 
 import asyncio
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
@@ -28,6 +29,7 @@ from notification.limits import (
     STARTUP_DEADLINE_S,
 )
 from worker import outage
+from worker.topic_ids import topic_ids
 
 _log = structlog.get_logger("log")
 _LOG_APPEND_TIME: Final = 1  # ConsumerRecord.timestamp_type: the broker's clock, not the producer's
@@ -61,11 +63,13 @@ class Bounds(NamedTuple):
     """What a broker says of a partition: offsets first <= offset < end; `committed` is the group's commit, if any.
 
     `end` may be too low: the embedded broker counts the last batch as one record. EventLog.holds knows better.
+    `topic_id` is another one once the topic was deleted and made anew; None: the broker has no ids.
     """
 
     first: int
     end: int
     committed: int | None
+    topic_id: uuid.UUID | None
 
 
 class DeadLetter(NamedTuple):
@@ -221,17 +225,21 @@ class KafkaLog:
 
     async def bounds(self, partitions: Iterable[Partition]) -> dict[Partition, Bounds]:
         assert self._consumer is not None
+        assert self._producer is not None
         tps = [TopicPartition(*partition) for partition in partitions]
         try:
             # aiokafka waits without end for a partition that does not exist.
             async with asyncio.timeout(KAFKA_REQUEST_DEADLINE_MS / 1000):
+                # Ids first: with an id that is older than the offsets, the next look finds the new one.
+                ids = await topic_ids(self._producer.client, {tp.topic for tp in tps})
                 firsts = await self._consumer.beginning_offsets(tps)
                 ends = await self._consumer.end_offsets(tps)
                 commits = [await self._consumer.committed(tp) for tp in tps]
         except (KafkaError, TimeoutError) as error:
             raise LogAway(f"Kafka does not tell what its partitions hold: {type(error).__name__}") from error
         return {
-            Partition(*tp): Bounds(firsts[tp], ends[tp], commit) for tp, commit in zip(tps, commits, strict=True)
+            Partition(*tp): Bounds(firsts[tp], ends[tp], commit, ids.get(tp.topic))
+            for tp, commit in zip(tps, commits, strict=True)
         }
 
     async def holds(self, offsets: Mapping[Partition, int]) -> set[Partition]:

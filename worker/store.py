@@ -7,7 +7,6 @@ history. Dead letters are acknowledged by Kafka before COMMIT.
 """
 
 import time
-import urllib.parse
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -21,34 +20,19 @@ from notification.codes import LANE_NAMES, RANKS, Lane, Status, StatusCode
 from notification.errors import HeraldError, Unavailable
 from notification.limits import (
     ACK_DUE_MS,
-    DATABASE_COMMAND_DEADLINE_S,
     DATABASE_CONNECT_DEADLINE_S,
-    STARTUP_DEADLINE_S,
 )
 from notification.names import PRIORITIES, user_tag
-from notification.settings import Settings
-from worker import crypto
+from worker import crypto, positions
 from worker.admission import Admitted, Reason, Rejection
 from worker.collapse import Keyed, collapse, newest
-from worker.database import AWAY, Connection, Pool
+from worker.database import Connection, Pool
 from worker.keys import KeyRing, User, UserKey
 from worker.log import Partition
-from worker.outage import until_up
 from worker.partitions import Partitions, day_of
+from worker.positions import Move, Position
 from worker.preferences import Preferences, decode
 
-_MOVE: Final = """
-WITH moved AS (
-    UPDATE positions p SET next_offset = m.next_offset
-    FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
-        AS m (topic, partition, expected, next_offset)
-    WHERE p.topic = m.topic AND p.partition = m.partition AND p.next_offset = m.expected
-    RETURNING 1
-)
-SELECT count(*) AS moved, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
-    set_config('herald.tenants', $5, true)
-FROM moved
-"""
 _TENANTS: Final = "SELECT tenant_id, status FROM tenants WHERE tenant_id = ANY($1)"
 # Of tenants that take events.
 _RAISE_REVS: Final = """
@@ -95,15 +79,6 @@ WITH stored AS (
 INSERT INTO notification_history (day, tenant_id, notification_id, entity_id, status, status_code)
 SELECT day, tenant_id, notification_id, entity_id, status, status_code FROM stored
 """
-_POSITIONS: Final = """
-SELECT topic, partition, next_offset FROM positions
-JOIN unnest($1::text[], $2::integer[]) AS w (topic, partition) USING (topic, partition)
-"""
-_BEGIN: Final = """
-INSERT INTO positions (topic, partition, next_offset)
-SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[]) ON CONFLICT DO NOTHING
-"""
-_FORGET: Final = "DELETE FROM positions"
 _OUTCOMES: Final = {  # label of telemetry.EVENTS
     StatusCode.ACCEPTED: "stored", StatusCode.EXPIRED_TTL: "expired", StatusCode.CANCELLED_OPTED_OUT: "opted_out",
     StatusCode.COLLAPSED_NEWER: "collapsed",
@@ -114,10 +89,6 @@ UPDATE log_state SET epoch = greatest(epoch + 1, extract(epoch FROM clock_timest
 """
 
 _LANES: Final = (Lane.DIRECT_HIGH, Lane.DIRECT_MEDIUM, Lane.DIRECT_LOW)  # by priority
-
-
-class Fenced(HeraldError):
-    """A position is not where this worker believes: another one owns the partition, or moved it."""
 
 
 class StoredNotification(msgspec.Struct, frozen=True):
@@ -159,14 +130,6 @@ def encode_body(notification: StoredNotification) -> bytes:
             collapse=notification.collapse_key,
         )
     )
-
-
-class Move(NamedTuple):
-    """A position to move, if it still stands at `expected`."""
-
-    partition: Partition
-    expected: int
-    next_offset: int
 
 
 class Rejected(NamedTuple):
@@ -216,28 +179,26 @@ class Store:
         self._ring = ring
         self._partitions = partitions
 
-    async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """The next offset of those partitions that have one."""
-        wanted = sorted(partitions)
+    async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, Position]:
+        """The position of those partitions that have one."""
         async with self._pool.acquire() as connection:
-            rows = await connection.fetch(_POSITIONS, [p.topic for p in wanted], [p.partition for p in wanted])
-        return {Partition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+            return await positions.read(connection, partitions)
 
-    async def begin(self, offsets: dict[Partition, int]) -> None:
+    async def begin(self, places: Mapping[Partition, Position]) -> None:
         """Give partitions seen for the first time their position; one that has one keeps it."""
-        items = sorted(offsets.items())
         async with self._pool.acquire() as connection:
-            await connection.execute(
-                _BEGIN,
-                [p.topic for p, _ in items],
-                [p.partition for p, _ in items],
-                [offset for _, offset in items],
-            )
+            await positions.begin(connection, places)
 
     async def move(self, moves: Sequence[Move]) -> None:
         """Move positions without storing anything. Raises Fenced."""
         async with self._pool.acquire() as connection, connection.transaction():
-            await _move(connection, moves, ())
+            await positions.move(connection, moves)
+
+    async def move_to_logs(self, moves: Sequence[Move], topic_ids: Mapping[Partition, uuid.UUID | None]) -> None:
+        """Move positions, from now on of the logs with these ids. Raises Fenced."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await positions.move(connection, moves)
+            await positions.name_logs(connection, topic_ids)
 
     async def raise_epoch(self) -> int:
         """PostgreSQL went back in time: cursors given out before cannot be trusted. Returns the new epoch."""
@@ -259,7 +220,7 @@ class Store:
         keys = await self._ring.user_keys({(event.tenant, event.user) for event in events}, create=True)
         started_s = time.perf_counter()
         async with self._pool.acquire(timeout=DATABASE_CONNECT_DEADLINE_S) as connection, connection.transaction():
-            now_ms = await _move(connection, moves, {event.tenant for event in events})
+            now_ms = await positions.move(connection, moves, {event.tenant for event in events})
             states = await _raise_revs(connection, events)
             known = [event for event in events if (event.tenant, event.user) in states]
             rejected = await _reject(
@@ -342,26 +303,6 @@ class Store:
         return rows
 
 
-async def forget_positions(settings: Settings) -> None:
-    """As the owner: every partition begins at its log's first offset. For a Kafka that has forgotten all.
-
-    A worker that runs is fenced by it. A database without tables has nothing to forget. Raises Unavailable.
-    """
-
-    async def delete() -> None:
-        owner = await asyncpg.connect(settings.postgres_dsn, timeout=DATABASE_CONNECT_DEADLINE_S)
-        try:
-            await owner.execute(_FORGET, timeout=DATABASE_COMMAND_DEADLINE_S)
-        finally:
-            await owner.close()
-
-    place = urllib.parse.urlsplit(settings.postgres_dsn)
-    try:
-        await until_up(delete, f"PostgreSQL at {place.hostname}:{place.port or 5432}", AWAY, STARTUP_DEADLINE_S)
-    except (asyncpg.InvalidCatalogNameError, asyncpg.UndefinedTableError):  # not migrated yet
-        return
-
-
 def _first_status(
     event: Admitted, now_ms: int, preferences: Preferences | None
 ) -> tuple[Status, StatusCode, int | None]:
@@ -378,24 +319,6 @@ def _first_status(
 def _is_ready(row: _Row, now_ms: int) -> bool:
     not_before_ms = row.event.not_before_ms
     return row.status is Status.ACCEPTED and (not_before_ms is None or not_before_ms <= now_ms)
-
-
-async def _move(connection: Connection, moves: Sequence[Move], tenants: Iterable[str]) -> int:
-    """Move all positions or raise Fenced; returns the database's time in Unix ms. From then on the transaction sees
-    the rows of these tenants, as database.show_tenants would say in one more statement."""
-    row = await connection.fetchrow(
-        _MOVE,
-        [move.partition.topic for move in moves],
-        [move.partition.partition for move in moves],
-        [move.expected for move in moves],
-        [move.next_offset for move in moves],
-        ",".join(sorted(tenants)),
-    )
-    assert row is not None
-    if row["moved"] != len(moves):
-        raise Fenced(f"{len(moves) - row['moved']} of {len(moves)} positions are not where this worker left them")
-    now_ms: int = row["now_ms"]
-    return now_ms
 
 
 async def _reject(connection: Connection, events: Sequence[Admitted]) -> list[Rejected]:

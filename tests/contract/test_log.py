@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
 from devstack.ports import free_ports
@@ -30,6 +31,7 @@ class World(Protocol):
     def log(self) -> EventLog: ...
     async def produce(self, partition: Partition, *values: bytes | None, key: bytes | None = None) -> None: ...
     async def produce_batch(self, partition: Partition, *values: bytes) -> None: ...
+    async def make_anew(self, topic: str) -> None: ...
     async def dead(self) -> list[DeadLetter]: ...
 
 
@@ -46,6 +48,9 @@ class MemoryWorld:
 
     async def produce_batch(self, partition: Partition, *values: bytes) -> None:
         self.broker.produce_batch(partition.topic, values, b"k", partition.partition)
+
+    async def make_anew(self, topic: str) -> None:
+        self.broker.make_anew(topic)
 
     async def dead(self) -> list[DeadLetter]:
         return self.broker.dead
@@ -71,6 +76,18 @@ class KafkaWorld:
                 assert batch.append(key=b"k", value=value, timestamp=None) is not None
             batch.close()
             await (await producer.send_batch(batch, partition.topic, partition=partition.partition))
+
+    async def make_anew(self, topic: str) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
+        await admin.start()
+        try:
+            await admin.delete_topics([topic])
+            async with asyncio.timeout(30):
+                while topic in await admin.list_topics():  # noqa: ASYNC110 - Kafka has no event for it
+                    await asyncio.sleep(0.1)
+            await admin.create_topics([NewTopic(topic, 2, 1)])
+        finally:
+            await admin.close()
 
     async def dead(self) -> list[DeadLetter]:
         async with AIOKafkaConsumer(
@@ -191,10 +208,32 @@ async def test_bounds_and_commits(world: World, log: EventLog) -> None:
     await world.produce(HIGH, b"1", b"2")
     await log.commit({HIGH: before[HIGH].end + 1})
     after = await log.bounds([HIGH, LOW])
-    assert after[HIGH] == Bounds(before[HIGH].first, before[HIGH].end + 2, before[HIGH].end + 1)
+    assert after[HIGH] == Bounds(
+        before[HIGH].first, before[HIGH].end + 2, before[HIGH].end + 1, before[HIGH].topic_id
+    )
     assert after[LOW] == before[LOW]
     await log.commit({HIGH: before[HIGH].end})  # back: PostgreSQL's position is what counts
     assert (await log.bounds([HIGH]))[HIGH].committed == before[HIGH].end
+
+
+async def test_a_topic_made_anew_has_another_id(world: World, log: EventLog) -> None:
+    before = await log.bounds([HIGH, MEDIUM, LOW])
+    assert len({bounds.topic_id for bounds in before.values()} - {None}) == 3
+    await world.make_anew(LOW.topic)
+    async with asyncio.timeout(30):
+        while (after := await bounds_of(log, LOW)).topic_id == before[LOW].topic_id:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.1)
+    assert after.topic_id is not None
+    assert (await log.bounds([HIGH]))[HIGH].topic_id == before[HIGH].topic_id
+
+
+async def bounds_of(log: EventLog, partition: Partition) -> Bounds:
+    """Also while its topic is away."""
+    while True:
+        try:
+            return (await log.bounds([partition]))[partition]
+        except LogAway:
+            await asyncio.sleep(0.1)
 
 
 async def test_what_a_log_holds_is_read_from_it(world: World, log: EventLog) -> None:

@@ -1,4 +1,4 @@
-"""Faults of Kafka itself, on a broker that keeps what it was given: `make faults-kafka`, on Apache Kafka."""
+"""Faults of Kafka itself. All but the first need a broker that keeps what it was given: `make faults-kafka`."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,7 @@ from tests.faults.run import Case, Scene
 _DOWN_S: Final = 5.0
 _WAIT_S_MAX: Final = 60.0
 _UNREAD_S: Final = 2.0
+_OUTGROWN_S: Final = 6.0  # more events than before it
 
 
 async def broker_killed(scene: Scene) -> None:
@@ -23,12 +24,30 @@ async def broker_killed(scene: Scene) -> None:
 
 
 async def log_recreated(scene: Scene) -> None:
-    """The topics are deleted and made anew: the log ends below the position of the workers."""
+    """The topics are deleted and made anew: while a worker reads, then while none does, and the log outgrows it."""
+    async with _all_read(scene) as admin:
+        await _make_anew(scene, admin)
+    await asyncio.sleep(_UNREAD_S)
+    async with _all_read(scene) as admin:
+        await scene.stack.stop_worker("dispatch")
+        await _make_anew(scene, admin)
+    await asyncio.sleep(_OUTGROWN_S)
+    scene.stack.over()
+    await scene.stack.start_worker("dispatch")
+
+
+@contextlib.asynccontextmanager
+async def _all_read(scene: Scene) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Nothing is in the log that is not stored, and nothing comes."""
     async with scene.upstream.paused(), _admin(scene) as admin:
         await _until(lambda: _all_stored(scene))
-        await admin.delete_topics(list(names.TOPICS))
-        await _until(lambda: _gone(admin))
-        await create_topics(scene.stack.client_settings)
+        yield admin
+
+
+async def _make_anew(scene: Scene, admin: AIOKafkaAdminClient) -> None:
+    await admin.delete_topics(list(names.TOPICS))
+    await _until(lambda: _gone(admin))
+    await create_topics(scene.stack.client_settings)
 
 
 async def offset_out_of_range(scene: Scene) -> None:
@@ -76,7 +95,7 @@ async def _admin(scene: Scene) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 CASES: Final = (
-    Case("broker killed", "SIGKILL under load, 5 s down", broker_killed),
     Case("log recreated", "topics deleted and made anew", log_recreated),
+    Case("broker killed", "SIGKILL under load, 5 s down", broker_killed),
     Case("offset out of range", "retention took what no worker had read", offset_out_of_range),
 )

@@ -34,7 +34,8 @@ from worker.log import KafkaLog, Partition
 from worker.migrate import migrate
 from worker.operations import Operations
 from worker.partitions import Partitions
-from worker.store import Store, StoredNotification, forget_positions
+from worker.positions import forget_positions
+from worker.store import Store, StoredNotification
 
 pytestmark = pytest.mark.stack
 

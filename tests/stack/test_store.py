@@ -32,7 +32,8 @@ from worker.database import (
 from worker.keys import KeyRing, master_key, new_tenant_key
 from worker.log import Partition, Record
 from worker.partitions import Partitions, day_of, make_ahead
-from worker.store import Fenced, Move, Outcome, Rejected, Store, encode_body
+from worker.positions import Fenced, Move, Position
+from worker.store import Outcome, Rejected, Store, encode_body
 
 pytestmark = pytest.mark.stack
 
@@ -85,7 +86,7 @@ async def bench(servers: Settings) -> AsyncIterator[Bench]:
             tenant,
             new_tenant_key(master_key(servers), tenant),
         )
-    await bench.store.begin({bench.partition: 0})
+    await bench.store.begin({bench.partition: Position(0, None)})
     try:
         yield bench
     finally:
@@ -183,14 +184,14 @@ async def test_unknown_and_suspended_tenants_are_dead_letters_and_obeyed_at_once
 
 async def test_dead_letters_come_before_the_position(bench: Bench) -> None:
     async def kafka_away(rejected: Sequence[Rejected]) -> None:
-        assert await bench.store.positions([bench.partition]) == {bench.partition: 0}
+        assert await bench.store.positions([bench.partition]) == {bench.partition: Position(0, None)}
         raise OSError("away")
 
     with pytest.raises(OSError, match="away"):
         await bench.store.store(
             [bench.event(tenant="t_nobody"), bench.event()], [Move(bench.partition, 0, 2)], kafka_away
         )
-    assert await bench.store.positions([bench.partition]) == {bench.partition: 0}
+    assert await bench.store.positions([bench.partition]) == {bench.partition: Position(0, None)}
     assert await bench.rows() == []
 
 
@@ -203,6 +204,20 @@ async def test_a_worker_that_lost_its_position_stores_nothing(bench: Bench) -> N
         await bench.store.move([Move(Partition("unknown", 1), 0, 1)])
     assert len(await bench.rows()) == 1
     assert [head["seq"] for head in await bench.rows("lane_heads")] == [1]
+
+
+async def test_a_position_is_of_a_log(bench: Bench) -> None:
+    place, old, new = bench.partition, uuid.uuid4(), uuid.uuid4()
+    await bench.put(bench.event())
+    await bench.store.move_to_logs([Move(place, 1, 1)], {place: old})
+    await bench.store.begin({place: Position(7, new)})  # it has one
+    assert await bench.store.positions([place]) == {place: Position(1, old)}
+    with pytest.raises(Fenced):
+        await bench.store.move_to_logs([Move(place, 0, 0)], {place: new})
+    assert await bench.store.positions([place]) == {place: Position(1, old)}
+    await bench.store.move_to_logs([Move(place, 1, 0)], {place: new})
+    await bench.store.move([Move(place, 0, 3)])
+    assert await bench.store.positions([place]) == {place: Position(3, new)}
 
 
 async def test_of_two_workers_with_one_position_one_stores(bench: Bench) -> None:
@@ -219,7 +234,7 @@ async def test_of_two_workers_with_one_position_one_stores(bench: Bench) -> None
 
 async def test_workers_with_the_same_users_keep_every_chain_whole(bench: Bench) -> None:
     places = [Partition(bench.partition.topic, number) for number in range(1, 5)]
-    await bench.store.begin(dict.fromkeys(places, 0))
+    await bench.store.begin(dict.fromkeys(places, Position(0, None)))
     users = [f"u{n}" for n in range(6)]
     shared = bench.event("u0")
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 
 from notification import names
@@ -21,6 +22,8 @@ class MemoryBroker:
     dead: list[DeadLetter] = dataclasses.field(default_factory=list)
     commits: dict[Partition, int] = dataclasses.field(default_factory=dict)
     last_batches: dict[Partition, int] = dataclasses.field(default_factory=dict)
+    topic_ids: dict[str, uuid.UUID] = dataclasses.field(default_factory=dict)
+    has_ids: bool = True
     counts_batches: bool = False  # say, as Tansu does, that a partition ends where its last batch begins, plus one
 
     @property
@@ -48,11 +51,20 @@ class MemoryBroker:
             return self.last_batches[partition] + 1
         return len(self.records.get(partition, []))
 
+    def topic_id(self, topic: str) -> uuid.UUID | None:
+        return self.topic_ids.setdefault(topic, uuid.uuid4()) if self.has_ids else None
+
+    def make_anew(self, topic: str) -> None:
+        """Delete a topic and create it again: its records and commits are gone."""
+        self.topic_ids.pop(topic, None)
+        for held in (self.last_batches, self.records, self.commits):
+            for partition in [partition for partition in held if partition.topic == topic]:
+                del held[partition]
+
     def forget(self) -> None:
         """Be a new broker: no records, no commits."""
-        self.last_batches.clear()
-        self.records.clear()
-        self.commits.clear()
+        for topic in names.TOPICS:
+            self.make_anew(topic)
 
     def require(self) -> None:
         if self.away:
@@ -77,7 +89,8 @@ class MemoryLog:
 
     async def bounds(self, partitions: Iterable[Partition]) -> dict[Partition, Bounds]:
         self._broker.require()
-        return {p: Bounds(0, self._broker.end(p), self._broker.commits.get(p)) for p in partitions}
+        broker = self._broker
+        return {p: Bounds(0, broker.end(p), broker.commits.get(p), broker.topic_id(p.topic)) for p in partitions}
 
     async def holds(self, offsets: Mapping[Partition, int]) -> set[Partition]:
         self._broker.require()

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import asyncpg
@@ -19,7 +20,8 @@ from tests.unit.worker.letter_keys import FixedKeys
 from worker.admission import Admitted, Reason
 from worker.intake import Intake
 from worker.log import Partition
-from worker.store import Bury, Fenced, Move, Outcome, Store
+from worker.positions import Fenced, Move, Position
+from worker.store import Bury, Outcome, Store
 
 HIGH = Partition(names.TOPICS[0], 0)
 
@@ -33,6 +35,7 @@ class ListStore:
 
     def __init__(self) -> None:
         self.places: dict[Partition, int] = {}
+        self.topic_ids: dict[Partition, uuid.UUID | None] = {}
         self.stored: list[Admitted] = []
         self.batches: list[int] = []
         self.faults: list[Exception] = []
@@ -43,18 +46,24 @@ class ListStore:
         if self.faults:
             raise self.faults.pop(0)
 
-    async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+    async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, Position]:
         self._fail()
-        return {p: self.places[p] for p in partitions if p in self.places}
+        return {p: Position(self.places[p], self.topic_ids[p]) for p in partitions if p in self.places}
 
-    async def begin(self, offsets: dict[Partition, int]) -> None:
-        self.places = offsets | self.places
+    async def begin(self, positions: Mapping[Partition, Position]) -> None:
+        for partition, (next_offset, topic_id) in positions.items():
+            if partition not in self.places:
+                self.places[partition], self.topic_ids[partition] = next_offset, topic_id
 
     async def move(self, moves: Sequence[Move]) -> None:
         for partition, expected, next_offset in moves:
             if self.places.get(partition) != expected:
                 raise Fenced("moved")
             self.places[partition] = next_offset
+
+    async def move_to_logs(self, moves: Sequence[Move], topic_ids: Mapping[Partition, uuid.UUID | None]) -> None:
+        await self.move(moves)
+        self.topic_ids |= topic_ids
 
     async def raise_epoch(self) -> int:
         self.epochs += 1
@@ -162,7 +171,9 @@ async def test_a_dead_letter_waits_for_the_store(loop_: Loop) -> None:
     assert len(loop_.broker.dead) == 1
 
 
-async def test_a_log_that_forgot_is_read_from_its_beginning(loop_: Loop) -> None:
+@pytest.mark.parametrize("has_ids", [True, False])
+async def test_a_log_that_forgot_is_read_from_its_beginning(loop_: Loop, has_ids: bool) -> None:
+    loop_.broker.has_ids = has_ids
     loop_.send(5)
     async with loop_.running():
         await loop_.until(lambda: len(loop_.store.stored) == 5)
@@ -239,10 +250,51 @@ async def test_an_end_that_counts_batches_is_no_new_log(loop_: Loop, monkeypatch
     assert 1 <= len(asked) <= 4  # not at every check
 
 
-async def test_a_new_log_that_has_outgrown_the_position_is_read_from_its_beginning(
+async def test_a_topic_made_anew_that_outgrew_the_position_is_read_from_its_beginning(
     loop_: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("worker.intake.LOG_CHECK_MS", 50)
+    async with loop_.running():
+        loop_.send(5)
+        await loop_.until(lambda: loop_.broker.commits.get(HIGH) == 5)
+        loop_.broker.make_anew(HIGH.topic)
+        loop_.send(12)  # while a worker runs: it reads the last seven first
+        await loop_.until(lambda: len(loop_.store.stored) == 17)
+    loop_.broker.make_anew(HIGH.topic)
+    loop_.send(20)  # while none runs
+    async with loop_.running():
+        await loop_.until(lambda: len(loop_.store.stored) == 37)
+        await loop_.until(lambda: loop_.broker.commits.get(HIGH) == 20)
+    assert loop_.store.places[HIGH] == 20
+    assert loop_.store.topic_ids[HIGH] == loop_.broker.topic_id(HIGH.topic)
+    assert loop_.store.epochs == 0
+
+
+async def test_a_position_of_no_log_is_of_the_log_that_is_there(
+    loop_: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that tells no ids, and one day does."""
+    monkeypatch.setattr("worker.intake.LOG_CHECK_MS", 50)
+    loop_.broker.has_ids = False
+    loop_.send(5)
+    async with loop_.running():
+        await loop_.until(lambda: len(loop_.store.stored) == 5)
+    assert loop_.store.topic_ids[HIGH] is None
+    loop_.broker.has_ids = True
+    restarts = telemetry.LOG_RESTARTED._value.get()
+    async with loop_.running():
+        await loop_.until(lambda: loop_.store.topic_ids[HIGH] == loop_.broker.topic_id(HIGH.topic))
+        loop_.send(1)
+        await loop_.until(lambda: len(loop_.store.stored) == 6)
+    assert telemetry.LOG_RESTARTED._value.get() == restarts
+
+
+@pytest.mark.parametrize("has_ids", [True, False])
+async def test_a_new_log_that_has_outgrown_forgotten_positions_is_read_from_its_beginning(
+    loop_: Loop, monkeypatch: pytest.MonkeyPatch, has_ids: bool
+) -> None:
     """Whoever starts a Kafka that forgets deletes the positions first."""
+    loop_.broker.has_ids = has_ids
     monkeypatch.setattr("worker.intake.LOG_CHECK_MS", 50)
     async with loop_.running():
         loop_.send(5)
