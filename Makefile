@@ -78,7 +78,7 @@ $(INSTALLED): pyproject.toml setup.py
 	@if [ ! -x $(BIN)/python ]; then echo "== making $(VENV)"; $(PYTHON) -m venv $(VENV) \
 		|| { rm -rf $(VENV); echo "python3 -m venv failed: apt-get install python3-venv"; exit 1; }; fi
 	@echo "== installing Herald and its development packages; the first time takes a minute or two"
-	@$(PIP) install --editable '.[dev]' | { $(PIP_STEPS) || true; }
+	@$(PIP) install --editable '.[dev,bench]' | { $(PIP_STEPS) || true; }
 	@touch $@
 
 # An editable install does not rebuild extensions by itself: here they are, when a source of theirs is newer.

@@ -21,8 +21,8 @@ MAY_IMPORT = {
     "worker": {"notification", "worker"},
     "herald": {"notification", "herald"},  # at module level; inside functions also gateway and worker
     "devstack": {"notification", "devstack", "worker", "gateway", "herald"},
-    # gateway, worker and the twins: what is measured in this process
-    "bench": {"notification", "devstack", "bench", "gateway", "worker", "tests"},
+    # gateway, worker and the twins: what is measured in this process; herald: tokens of the users of bench/locust
+    "bench": {"notification", "devstack", "bench", "gateway", "worker", "herald", "tests"},
 }
 HERALD_LAZILY = {"worker", "gateway"}
 FAST_MAY_CIMPORT = {"picows", "libc", "cpython", "cython", "posix", "gateway._fast"}
