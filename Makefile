@@ -20,7 +20,7 @@ NODE_CLIENTS := tests/clients/node_modules/.package-lock.json
 CYTHON_SOURCES := $(wildcard gateway/_fast/*.pyx gateway/_fast/*.pxd)
 AS_ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help install run test test-kafka conformance faults faults-kafka fuzz lint format build clean chromium bench-tools redis-tools node-clients kafka-tools
+.PHONY: help install run test test-kafka conformance faults faults-kafka profile fuzz lint format build clean chromium bench-tools redis-tools node-clients kafka-tools
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ faults: install ## Break every part while notifications flow; the ledger must co
 
 faults-kafka: install kafka-tools ## The same with the faults of Kafka itself, on Apache Kafka
 	@KAFKA=apache $(BIN)/python -m tests.faults
+
+profile: install ## Flame graphs of a loaded gateway process and of a worker, into build/profile (as root)
+	@$(BIN)/python -m bench profile
 
 fuzz: install ## Fuzz the parsers under sanitisers, SECONDS=60 for each (gcc)
 	@$(BIN)/python -m fuzz --seconds $(SECONDS)

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,20 @@ import structlog
 import uvloop
 from rich.console import Console
 
-from bench import attacks, connections, fanout, handshake, hotpath, idle, lanes, neighbours, peers, storm, worker
+from bench import (
+    attacks,
+    connections,
+    fanout,
+    handshake,
+    hotpath,
+    idle,
+    lanes,
+    neighbours,
+    peers,
+    profile,
+    storm,
+    worker,
+)
 from bench.micro import run as micro
 from bench.report import Progress, show
 from notification.errors import HeraldError
@@ -141,6 +155,28 @@ def _worker(as_json: bool, **options: Any) -> None:
 def _lanes(as_json: bool, **options: Any) -> None:
     """HIGH behind a queue of LOW; a tenant beside one at ten times its share."""
     _measure(lambda progress: lanes.run(lanes.Options(**options), progress), as_json)
+
+
+@cli.command("profile")
+@_json
+@click.option("--seconds", default=profile.Options().seconds, show_default=True, help="How long each is watched.")
+@click.option(
+    "--processes", default=",".join(profile.Options().processes), show_default=True, callback=_names,
+    help="Of gateway, worker.",
+)  # fmt: skip
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=profile.Options().folder, show_default=True,
+    help="Where the SVG files go.",
+)  # fmt: skip
+@click.option(
+    "--contestant", default=profile.Options().contestant, show_default=True, help="The gateway's carrier."
+)
+def _profile(as_json: bool, **options: Any) -> None:
+    """Flame graphs of a loaded gateway process and of a worker."""
+    unknown = set(options["processes"]) - set(profile.Options().processes)
+    if unknown:
+        raise click.BadParameter(f"no process {', '.join(sorted(unknown))}", param_hint="--processes")
+    _measure(lambda progress: profile.run(profile.Options(**options), progress), as_json)
 
 
 @cli.command("peers")

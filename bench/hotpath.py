@@ -49,7 +49,7 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
             feeds.write_feed(files[name], one.subject, items, DISPATCH_BATCH_ITEMS_MAX)
         with progress.step("rounds", options.rounds * len(up)) as advance:
             for _, name in order(list(up), options.rounds):
-                us, share, proxy_us = await _round(up[name], files[name], options)
+                us, share, proxy_us = await play(up[name], files[name], options)
                 cost.add(name, us)
                 busy.add(name, share)
                 proxy.add(name, proxy_us)
@@ -63,8 +63,8 @@ async def run(options: Options, progress: Progress) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def _round(one: Contestant, feed: Path, options: Options) -> tuple[float, float, float]:
-    """(CPU µs per message, share of a core, CPU µs of that in a proxy)."""
+async def play(one: Contestant, feed: Path, options: Options) -> tuple[float, float, float]:
+    """One round: (CPU µs per message, share of a core, CPU µs of that in a proxy)."""
     stage = one.stage
     ledger = stage.folder / "ledger"
     feeds.write_ledger(ledger, options.messages)

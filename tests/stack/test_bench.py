@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,3 +119,10 @@ def test_a_wrong_question_is_one_line() -> None:
     )  # fmt: skip
     assert result.returncode == 1
     assert result.stderr.startswith("bench: 2048 in flight are too many for 1 connections")
+
+
+def test_profile_draws_where_the_time_goes(tmp_path: Path) -> None:
+    report = bench("profile", "--seconds", "1", "--processes", "gateway", "--folder", str(tmp_path))
+    drawn = Path(report["figures"]["gateway"]["file"]).read_text("utf-8")
+    assert "router" in drawn
+    assert "asyncio" in drawn
