@@ -23,27 +23,27 @@ JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS u(tenant_id, enti
     USING (tenant_id, entity_id)
 ORDER BY s.tenant_id, s.entity_id FOR UPDATE OF s
 """
+# `due` reads what it needs of the locked users' rows itself: a join of what two of the parts return has no index:
+# its cost grows with the square of the batch.
 _RELEASE: Final = f"""
 WITH due AS (
-    SELECT n.day, n.tenant_id, n.notification_id, n.entity_id, n.lane,
-           row_number() OVER (PARTITION BY n.tenant_id, n.entity_id, n.lane ORDER BY n.not_before, n.seq) AS number
-    FROM notifications n
-    JOIN unnest($1::text[], $2::text[], $3::date[], $4::uuid[]) AS w(tenant_id, entity_id, day, notification_id)
-        USING (day, tenant_id, notification_id, entity_id)
+    SELECT n.day, n.tenant_id, n.notification_id, n.entity_id, n.lane, s.rev + 1 AS rev, h.seq
+        + row_number() OVER (PARTITION BY n.tenant_id, n.entity_id, n.lane ORDER BY n.not_before, n.seq) AS seq
+    FROM unnest($1::text[], $2::text[], $3::date[], $4::uuid[]) AS w(tenant_id, entity_id, day, notification_id)
+    JOIN notifications n USING (day, tenant_id, notification_id, entity_id)
+    JOIN lane_heads h USING (tenant_id, entity_id, lane)
+    JOIN user_state s USING (tenant_id, entity_id)
     WHERE n.rank = 0 AND n.not_before IS NOT NULL
 ), heads AS (
-    UPDATE lane_heads h SET seq = h.seq + c.count
-    FROM (SELECT tenant_id, entity_id, lane, count(*) FROM due GROUP BY tenant_id, entity_id, lane) AS c
-    WHERE (h.tenant_id, h.entity_id, h.lane) = (c.tenant_id, c.entity_id, c.lane)
-    RETURNING h.tenant_id, h.entity_id, h.lane, h.seq - c.count AS base
+    UPDATE lane_heads h SET seq = d.seq
+    FROM (SELECT tenant_id, entity_id, lane, max(seq) AS seq FROM due GROUP BY tenant_id, entity_id, lane) AS d
+    WHERE (h.tenant_id, h.entity_id, h.lane) = (d.tenant_id, d.entity_id, d.lane)
 ), revs AS (
-    UPDATE user_state s SET rev = s.rev + 1 FROM (SELECT DISTINCT tenant_id, entity_id FROM due) AS u
-    WHERE (s.tenant_id, s.entity_id) = (u.tenant_id, u.entity_id)
-    RETURNING s.tenant_id, s.entity_id, s.rev
+    UPDATE user_state s SET rev = d.rev FROM (SELECT DISTINCT tenant_id, entity_id, rev FROM due) AS d
+    WHERE (s.tenant_id, s.entity_id) = (d.tenant_id, d.entity_id)
 )
-UPDATE notifications n
-SET seq = heads.base + due.number, prev = heads.base + due.number - 1, not_before = NULL, rev = revs.rev
-FROM due JOIN heads USING (tenant_id, entity_id, lane) JOIN revs USING (tenant_id, entity_id)
+UPDATE notifications n SET seq = due.seq, prev = due.seq - 1, not_before = NULL, rev = due.rev
+FROM due
 WHERE (n.day, n.tenant_id, n.notification_id, n.entity_id)
     = (due.day, due.tenant_id, due.notification_id, due.entity_id)
 RETURNING {COLUMNS}, n.status, n.status_code, n.rev

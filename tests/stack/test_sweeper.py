@@ -130,3 +130,28 @@ async def test_a_full_queue_claims_nothing(lab: Lab, tenant: str) -> None:
     await lab.change(tenant, sent.id, "due_at = now()")
     assert await sweeper(lab, Scheduler(items_max=0)).sweep() == 0
     assert len(await swept(lab)) == 1
+
+
+async def test_scheduled_rows_of_many_users_join_their_own_lanes(lab: Lab, tenant: str) -> None:
+    users = [f"u{number}" for number in range(100)]
+    later_ms = await lab.now_ms() + 60_000
+    for priority in (0, 2, 0):
+        assert await lab.store(tenant, users, priority, not_before_ms=later_ms) == []
+    await lab.owner.execute(
+        "UPDATE notifications SET due_at = now(), not_before = now() WHERE tenant_id = $1", tenant
+    )
+    jobs = await swept(lab)
+    places: dict[tuple[str, int], list[tuple[int, int]]] = {
+        (job.notification.user, job.notification.lane): [] for job in jobs
+    }
+    for job in jobs:
+        places[job.notification.user, job.notification.lane].append((job.notification.prev, job.notification.seq))
+    assert len(places) == 2 * len(users)
+    for user in users:
+        assert places[user, 0] == [(2, 3), (3, 4)], "behind what they were stored as"
+        assert places[user, 2] == [(1, 2)]
+    heads = await lab.owner.fetch("SELECT lane, seq FROM lane_heads WHERE tenant_id = $1", tenant)
+    assert {(row["lane"], row["seq"]) for row in heads} == {(0, 4), (2, 2)}
+    assert await lab.owner.fetchval(
+        "SELECT count(*) FROM user_state WHERE tenant_id = $1 AND rev = 4", tenant
+    ) == len(users), "three storing transactions and one release"
