@@ -55,8 +55,9 @@ AWAY: Final = (
 )
 
 # Statements of the workers find rows by key. A plan is made while tables are small and kept: one that read a whole
-# partition then would do so for each batch ever after.
-_PLANS: Final = {"enable_seqscan": "off", "jit": "off"}
+# partition, or all of a tenant in it, would do so for each batch until the table is analyzed. Each midnight a new
+# partition begins that nobody has analyzed.
+_PLANS: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
 
 
 def is_away(error: BaseException) -> bool:
