@@ -171,6 +171,22 @@ def _amount(name: str) -> str:
     return f"{value} s" if name.endswith("_LEEWAY_S") else f"{value:,}"
 
 
+def kernel_settings() -> str:
+    """Every row of tuning/settings.py with its target on a c5.2xlarge."""
+    from tuning.machine import Machine
+    from tuning.settings import SETTINGS, Ask, Better
+
+    large = Machine(8, 16 * 2**30, 4_096, "", None, True, True, True, None)
+    rows = []
+    for each in SETTINGS:
+        target = each.target(large, Ask())
+        shown = target if isinstance(target, str) else " ".join(map(str, target))
+        when = "`--load-generator`" if each.load_generator else ""
+        when = when or ("`--force`" if each.better in (Better.LOWER, Better.WORD) else "")
+        rows.append((f"`{each.key}`", shown, when, each.why, each.source))
+    return table(("setting", "target", "only with", "why", "source"), rows)
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "topics": topics,
     "event-fields": event_fields,
@@ -183,6 +199,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "worker-metrics": worker_metrics,
     "errors": errors,
     "client-limits": client_limits,
+    "kernel-settings": kernel_settings,
 }
 
 

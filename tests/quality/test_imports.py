@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "devstack": {"notification", "devstack", "worker", "gateway", "herald"},
     # gateway, worker and the twins: what is measured in this process; herald: tokens of the users of bench/locust
     "bench": {"notification", "devstack", "bench", "gateway", "worker", "herald", "tests"},
+    "tuning": {"tuning"},  # it runs before anything is installed
 }
 HERALD_LAZILY = {"worker", "gateway"}
 FAST_MAY_CIMPORT = {"picows", "libc", "cpython", "cython", "posix", "gateway._fast"}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("notification", "gateway", "worker", "herald", "devstack", "bench")
+PACKAGES = ("notification", "gateway", "worker", "herald", "devstack", "bench", "tuning")
 
 
 def files(folder: str, *suffixes: str) -> list[Path]:

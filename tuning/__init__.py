@@ -1,0 +1,1 @@
+"""Kernel settings for many connections: planned, applied, verified, taken back. Standard library only."""
