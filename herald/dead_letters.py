@@ -140,9 +140,11 @@ async def replayed(settings: Settings, wanted: Wanted, tell: Callable[[dict[str,
                 tell({"status": "kept", "letter": str(letter.name), "error": verdict})
                 continue
             priority = PRIORITIES[verdict.priority]
-            assert verdict.record.value is not None
+            record = verdict.record
+            assert record.key is not None
+            assert record.value is not None
             try:
-                place = await producer.publish(priority, verdict.tenant, verdict.user, verdict.record.value)
+                place = await producer.publish(priority, record.key, record.value)
             except NotAccepted as error:
                 raise Failed(
                     f"stopped at letter {letter.name}: {error}; it may or may not have been sent"

@@ -14,16 +14,19 @@ from notification.errors import InvalidInput
 from notification.frames import Action
 from notification.ids import check_user, new_uuid7
 from notification.limits import EVENT_BYTES_MAX
-from notification.names import PRIORITIES, TOPIC_PREFIX, record_key
+from notification.names import PRIORITIES, TOPIC_PREFIX
 
 
 class Event(NamedTuple):
-    """One record to produce. `record` is the JSON text as it goes to Kafka."""
+    """One record to produce. `record` is the JSON text as it goes to Kafka; it is for `user` or (None) `audience`:
+    ids.TENANT or `segment:ID`."""
 
     id: str
     tenant: str
-    user: str
+    user: str | None
+    audience: str | None
     priority: str
+    key: bytes
     record: bytes
 
 
@@ -39,22 +42,20 @@ def build(fields: dict[str, Any], priority: str) -> Event:
         RecursionError,
     ) as error:  # a lone surrogate, NaN or Infinity: Python reads them, JSON has them not
         raise InvalidInput("event", "must be JSON in UTF-8: no NaN, no Infinity, no half characters") from error
-    tenant, user = check_record(record, priority)
-    return Event(fields["id"], tenant, user, priority, record)
+    return check_record(record, priority)
 
 
-def check_record(record: bytes, priority: str) -> tuple[str, str]:
+def check_record(record: bytes, priority: str) -> Event:
     """The worker's own admission, as far as it needs no PostgreSQL, so that most mistakes are told at once.
 
-    Returns tenant and user. Raises InvalidInput naming the field. What only the worker knows (an unknown tenant,
-    an id used before) ends in a dead letter.
+    Raises InvalidInput naming the field. What only the worker knows (an unknown tenant, an id used before) ends in
+    a dead letter.
     """
     from worker import admission, event
     from worker.log import Record
 
     try:
-        sender = event.check(event.decode(record))
-        key = record_key(sender.tenant_id, sender.user_id)
+        key = event.check(event.decode(record)).key
     except event.NotJSON as error:
         raise InvalidInput("event", "must be one JSON object in UTF-8") from error
     now_ms = time.time_ns() // 1_000_000
@@ -62,7 +63,8 @@ def check_record(record: bytes, priority: str) -> tuple[str, str]:
     if isinstance(verdict, admission.Rejection):
         field, _, rule = verdict.detail.partition(": ")
         raise InvalidInput(field, rule)
-    return verdict.tenant, verdict.user
+    user = verdict.user if verdict.audience is None else None
+    return Event(str(verdict.id), verdict.tenant, user, verdict.audience, priority, key, record)
 
 
 def from_line(line: bytes, defaults: dict[str, Any], priority: str) -> Event:
@@ -79,6 +81,8 @@ def from_line(line: bytes, defaults: dict[str, Any], priority: str) -> Event:
     if not isinstance(fields, dict):
         raise InvalidInput("event", "must be a JSON object")
     own = fields.pop("priority", priority)
+    if "audience" in fields or "segment_id" in fields:
+        defaults = {name: value for name, value in defaults.items() if name != "user_id"}
     return build({**defaults, **fields}, own if isinstance(own, str) else "")
 
 

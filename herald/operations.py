@@ -107,6 +107,8 @@ def _status_row(tenant: str, ident: uuid.UUID, row: "NotificationStatus") -> dic
         "sent_at": iso_time(row.sent_at),
         "expires_at": iso_time(row.expiry),
         **{name: None if at is None else iso_time(at) for name, at in flags.items()},
+        "delivered_users": row.delivered_users,
+        "read_users": row.read_users,
         "history": [
             {"status": entry.status, "status_code": entry.status_code, "at": iso_time(entry.at)}
             for entry in row.history
@@ -210,8 +212,8 @@ async def change_segment(
     return {**_segment_row(tenant, row), "changed": changed}
 
 
-async def expand_segment(settings: Settings, tenant: str, segment: str) -> list[str]:
-    """The members of a segment that is small enough to be sent to one by one."""
+async def expand_segment(settings: Settings, tenant: str, segment: str) -> list[str] | None:
+    """The members of a segment that is small enough to be sent to one by one; None: it is larger."""
     async with _operations(settings) as operations:
         return await operations.segments.expand(tenant, segment)
 

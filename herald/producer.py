@@ -1,4 +1,4 @@
-"""The Kafka producer of `herald send`: acks=all, keyed by user, idempotent where the broker knows how."""
+"""The Kafka producer of `herald send`: acks=all, idempotent where the broker knows how."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from aiokafka.structs import RecordMetadata
 
 from herald.errors import server_down
 from notification.errors import HeraldError
-from notification.names import TOPIC_PREFIX, record_key
+from notification.names import TOPIC_PREFIX
 from notification.settings import Settings
 
 START_TIMEOUT_S: Final = 10.0
@@ -59,12 +59,10 @@ class EventProducer:
         if self._producer is not None:
             await self._producer.stop()
 
-    async def publish(self, priority: str, tenant: str, user: str, record: bytes) -> RecordMetadata:
+    async def publish(self, priority: str, key: bytes, record: bytes) -> RecordMetadata:
         """Send one event and wait for the broker's acknowledgement. Raises NotAccepted."""
         assert self._producer is not None
         try:
-            return await self._producer.send_and_wait(
-                TOPIC_PREFIX + priority, value=record, key=record_key(tenant, user)
-            )
+            return await self._producer.send_and_wait(TOPIC_PREFIX + priority, value=record, key=key)
         except KafkaError as error:
             raise NotAccepted(f"Kafka did not acknowledge: {type(error).__name__}") from error

@@ -17,7 +17,9 @@ _TIME_RULE: Final = "must be a UUID of version 7 whose time is not after the yea
 TOKEN_PATTERN: Final = rf"[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}"
 _TOKEN: Final = re.compile(TOKEN_PATTERN, re.ASCII)
 # Audiences stand beside users wherever a notification names whom it is for, so no user can be called like one.
-USER_PATTERN: Final = rf"(?!tenant$|segment:)[!-~]{{1,{USER_CHARS_MAX}}}"
+TENANT: Final = "tenant"  # everybody of it
+SEGMENT_PREFIX: Final = "segment:"
+USER_PATTERN: Final = rf"(?!{TENANT}$|{SEGMENT_PREFIX})[!-~]{{1,{USER_CHARS_MAX}}}"
 USER_RULE: Final = (
     f"must be 1 to {USER_CHARS_MAX} printable ASCII characters without space; "
     "`tenant` and `segment:...` are reserved"
@@ -45,6 +47,11 @@ def check_user(value: str, field: str = "user_id") -> str:
     if _USER.fullmatch(value) is None:
         raise InvalidInput(field, USER_RULE)
     return value
+
+
+def is_audience(entity: str) -> bool:
+    """Whether whom a notification is for is an audience, not a user."""
+    return entity == TENANT or entity.startswith(SEGMENT_PREFIX)
 
 
 def encode_user(user: str) -> str:

@@ -22,6 +22,11 @@ def record_key(tenant: str, user: str) -> bytes:
     return f"{tenant}:{user}".encode("ascii")
 
 
+def audience_record_key(tenant: str) -> bytes:
+    """The key of an event to an audience: all of a tenant's keep one order."""
+    return tenant.encode("ascii")
+
+
 # --- NATS -------------------------------------------------------------------
 STATUS_SUBJECT: Final = "connection.status.update"
 INBOX_QUEUE: Final = "inbox"

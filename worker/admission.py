@@ -12,7 +12,7 @@ import msgspec
 
 from notification import names
 from notification.errors import InvalidInput
-from notification.ids import uuid7_ms
+from notification.ids import TENANT, uuid7_ms
 from notification.limits import (
     EVENT_BYTES_MAX,
     EVENT_ID_FUTURE_MS_MAX,
@@ -36,6 +36,7 @@ class Reason(enum.StrEnum):
     BAD_ID = "bad_id"
     WRONG_KEY = "wrong_key"
     UNKNOWN_TENANT = "unknown_tenant"
+    UNKNOWN_SEGMENT = "unknown_segment"
     TENANT_SUSPENDED = "tenant_suspended"
     ID_REUSED = "id_reused"
     CRASHES = "crashes"
@@ -49,7 +50,10 @@ class Rejection(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """An event that may be stored. Times in Unix ms; `payload` is compact JSON."""
+    """An event that may be stored. Times in Unix ms; `payload` is compact JSON.
+
+    `user` is whose lanes, rev and key it takes: of an event to an `audience` (`tenant` or `segment:ID`) ids.TENANT.
+    """
 
     record: Record
     tenant: str
@@ -64,6 +68,12 @@ class Admitted(NamedTuple):
     collapse_key: str | None
     not_before_ms: int | None
     topic: str | None = None
+    audience: str | None = None
+
+    @property
+    def entity(self) -> str:
+        """Whom its row names: the user or the audience."""
+        return self.audience or self.user
 
     @property
     def expiry_ms(self) -> int:
@@ -100,7 +110,7 @@ def admit(record: Record, now_ms: int) -> Admitted | Rejection:
     return Admitted(
         record=record,
         tenant=event.tenant_id,
-        user=event.user_id,
+        user=TENANT if event.user_id is msgspec.UNSET else event.user_id,
         id=ident,
         type=event.type,
         priority=priority,
@@ -111,6 +121,7 @@ def admit(record: Record, now_ms: int) -> Admitted | Rejection:
         collapse_key=event.collapse_key,
         not_before_ms=event.not_before,
         topic=None if event.topic is msgspec.UNSET else event.topic,
+        audience=event.to,
     )
 
 
@@ -129,6 +140,7 @@ def _check_time(event: events.Event, ident: uuid.UUID, sent_ms: int, now_ms: int
 
 
 def _check_key(event: events.Event, record: Record) -> Rejection | None:
-    if record.key != names.record_key(event.tenant_id, event.user_id):
-        return Rejection(Reason.WRONG_KEY, "key: must be tenant_id:user_id of the event, as they are, in UTF-8")
+    if record.key != event.key:
+        rule = "must be tenant_id:user_id of the event, tenant_id where it has no user_id, as they are, in UTF-8"
+        return Rejection(Reason.WRONG_KEY, f"key: {rule}")
     return None

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from notification import frames
+from notification import frames, names
 from notification.errors import InvalidInput
-from notification.ids import USER_RULE, check_token, check_user, parse_uuid7
+from notification.ids import SEGMENT_PREFIX, TENANT, USER_RULE, check_token, check_user, parse_uuid7
 from notification.limits import (
     ACTION_CHARS_MAX,
     ACTIONS_COUNT_MAX,
@@ -31,21 +31,27 @@ from notification.limits import (
 )
 
 Type = Literal["system_alert", "service", "promotional"]
+Audience = Literal["tenant"]
 NUMBER_MAX: Final = 2**53 - 1  # what JSON readers agree on (RFC 8259 §6)
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One direct event as its sender wrote it. `ttl` in seconds, `not_before` in Unix ms."""
+    """One event as its sender wrote it. `ttl` in seconds, `not_before` in Unix ms.
+
+    It goes to one of `user_id`, `audience` and `segment_id`. What is UNSET is left out of body_hash: an event has
+    the hash that it had before there was such a field.
+    """
 
     id: str
     tenant_id: str
-    user_id: str
     type: Type
     payload: frames.Payload
+    user_id: str | msgspec.UnsetType = msgspec.UNSET
+    audience: Audience | msgspec.UnsetType = msgspec.UNSET
+    segment_id: str | msgspec.UnsetType = msgspec.UNSET
     ttl: int = TTL_S_DEFAULT
     collapse_key: str | None = None
     not_before: int | None = None
-    # UNSET is left out of body_hash: an event without one has the hash that it had before there were topics.
     topic: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
@@ -53,16 +59,32 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The id; only of an event that `check` has passed."""
         return uuid.UUID(self.id)
 
+    @property
+    def key(self) -> bytes:
+        """The key that its record must have."""
+        if self.user_id is msgspec.UNSET:
+            return names.audience_record_key(self.tenant_id)
+        return names.record_key(self.tenant_id, self.user_id)
+
+    @property
+    def to(self) -> str | None:
+        """The audience as its rows name it; None: a user's."""
+        if self.user_id is not msgspec.UNSET:
+            return None
+        return TENANT if self.segment_id is msgspec.UNSET else SEGMENT_PREFIX + self.segment_id
+
 
 _ID_RULE: Final = "must be a UUID of version 7 in its lower-case canonical form"
 _TOKEN_RULE: Final = f"must be 1 to {ID_CHARS_MAX} characters of A-Z a-z 0-9 _ -"
 # Path in an event -> what must stand there. The only texts about fields that reach a dead letter's header.
 RULES: Final = {
-    "": "must be an object with id, tenant_id, user_id, type, payload; "
+    "": "must be an object with id, tenant_id, type, payload and one of user_id, audience, segment_id; "
     "optionally ttl, collapse_key, not_before, topic",
     "id": _ID_RULE,
     "tenant_id": _TOKEN_RULE,
     "user_id": USER_RULE,
+    "audience": "must be tenant: everybody of it",
+    "segment_id": _TOKEN_RULE,
     "type": "must be system_alert, service or promotional",
     "ttl": f"must be a whole number of seconds from {TTL_S_MIN} to {TTL_S_MAX}",
     "collapse_key": f"must be 1 to {COLLAPSE_KEY_CHARS_MAX} printable characters",
@@ -109,7 +131,12 @@ def check(event: Event) -> Event:
     """Return `event` if every value keeps its rule. Raises InvalidInput naming the field."""
     parse_uuid7(event.id, "id")
     check_token(event.tenant_id, "tenant_id")
-    check_user(event.user_id, "user_id")
+    if (event.user_id, event.audience, event.segment_id).count(msgspec.UNSET) != 2:
+        raise InvalidInput("event", RULES[""])
+    if event.user_id is not msgspec.UNSET:
+        check_user(event.user_id, "user_id")
+    if event.segment_id is not msgspec.UNSET:
+        check_token(event.segment_id, "segment_id")
     _require(TTL_S_MIN <= event.ttl <= TTL_S_MAX, "ttl")
     _require(event.not_before is None or 0 <= event.not_before <= NUMBER_MAX, "not_before")
     key = event.collapse_key

@@ -34,14 +34,18 @@ def event_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Herald notification event",
-        "description": f"The value of a record on {', '.join(TOPICS)}; the record's key is tenant_id:user_id.",
+        "description": f"The value of a record on {', '.join(TOPICS)}; the record's key is "
+        "tenant_id:user_id, or tenant_id alone where there is no user_id.",
         "type": "object",
         "additionalProperties": False,
-        "required": ["id", "tenant_id", "user_id", "type", "payload"],
+        "required": ["id", "tenant_id", "type", "payload"],
+        "oneOf": [{"required": [name]} for name in ("user_id", "audience", "segment_id")],
         "properties": {
             "id": _rule("id", type="string", pattern=_UUID7),
             "tenant_id": _rule("tenant_id", type="string", pattern=f"^[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}$"),
             "user_id": _rule("user_id", type="string", pattern=f"^{USER_PATTERN}$"),
+            "audience": _rule("audience", enum=["tenant"]),
+            "segment_id": _rule("segment_id", type="string", pattern=f"^[A-Za-z0-9_-]{{1,{ID_CHARS_MAX}}}$"),
             "type": _rule("type", enum=["system_alert", "service", "promotional"]),
             "ttl": _rule("ttl", type="integer", minimum=TTL_S_MIN, maximum=TTL_S_MAX, default=TTL_S_DEFAULT),
             "collapse_key": _rule(

@@ -6,7 +6,8 @@ the answer's `at` passes it. Heads, counters and entries come from one snapshot 
 ahead of what the snapshot shows. A fill marks nothing: a PARKED row stays PARKED until its ack raises its rank.
 
 All questions of a request share one transaction, which sees their tenants: one statement tells heads and counters,
-a second one the rows of those who have unread ones at all.
+a second one the rows of those who have unread ones at all. Where a tenant's audience lanes have heads, one more
+counts what of them the user has not read, and another one brings it to who is behind in these lanes.
 """
 
 import dataclasses
@@ -21,9 +22,10 @@ import structlog
 from notification.codes import LANE_BY_NAME, LANE_COUNT
 from notification.errors import InvalidInput
 from notification.frames import Counters, Cursor, check_cursor, user_epoch
-from notification.ids import check_token, check_user
+from notification.ids import TENANT, check_token, check_user
 from notification.limits import FILL_BYTES_MAX, FILL_ITEMS_MAX, FILLS_ITEMS_MAX, OWED_ITEMS_MAX
 from notification.messages import LANES_UNKNOWN, Failure, FillItem, FillReply, FillRequest
+from worker.audiences import FIRST_LANE, WANTED, of_user
 from worker.database import AWAY, Connection, Pool, show_tenants
 from worker.keys import KeyRing
 from worker.rows import COLUMNS, open_rows
@@ -35,6 +37,9 @@ _log = structlog.get_logger("fill")
 # row has a not_before until it is released into its lane; of a recalled one a late ack may still raise the rank.
 LIVE: Final = "n.rank <> 2 AND n.expiry > now() AND n.not_before IS NULL AND n.recalled_at IS NULL"
 UNREAD: Final = f"{LIVE} AND n.read_at IS NULL AND n.archived_at IS NULL"
+# The same of a row of audiences.of_user.
+SHOWN_OF_AUDIENCES: Final = f"{LIVE} AND {WANTED}"
+_UNREAD_OF_AUDIENCES: Final = f"{SHOWN_OF_AUDIENCES} AND s.read_at IS NULL AND s.archived_at IS NULL"
 
 _SNAPSHOTS: Final = f"""
 SELECT (SELECT epoch FROM log_state) AS epoch,
@@ -44,18 +49,34 @@ SELECT (SELECT epoch FROM log_state) AS epoch,
        (SELECT count(*) FROM notifications n
         WHERE n.tenant_id = asks.tenant_id AND n.entity_id = asks.entity_id AND {UNREAD}) AS unread,
        (SELECT coalesce(array_agg(ARRAY[h.lane, h.seq]), '{{}}') FROM lane_heads h
-        WHERE h.tenant_id = asks.tenant_id AND h.entity_id = asks.entity_id) AS heads
+        WHERE h.tenant_id = asks.tenant_id AND h.entity_id IN (asks.entity_id, '{TENANT}')) AS heads
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asks(tenant_id, entity_id, number) ORDER BY asks.number
 """  # noqa: S608 - constants of ours
+# The rev that all users of the tenant share, and the unread ones.
+_AUDIENCE_COUNTERS: Final = f"""
+SELECT (SELECT rev FROM user_state u WHERE u.tenant_id = asks.tenant_id AND u.entity_id = '{TENANT}') AS rev,
+       (SELECT count(*) FROM {of_user("asks.tenant_id", "asks.entity_id")} WHERE {_UNREAD_OF_AUDIENCES}) AS unread
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS asks(tenant_id, entity_id, number) ORDER BY asks.number
+"""  # noqa: S608 - as above
 # $4: LANE_COUNT seqs per question, one question after the other.
 _OWED: Final = f"""
 SELECT asks.number, owed.*
 FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS asks(tenant_id, entity_id, rows_max, number),
 LATERAL (
     SELECT {COLUMNS} FROM notifications n
-    JOIN generate_series(0, {LANE_COUNT - 1}) AS have(lane)
+    JOIN generate_series(0, {FIRST_LANE - 1}) AS have(lane)
         ON n.lane = have.lane AND n.seq > ($4::bigint[])[(asks.number - 1) * {LANE_COUNT} + have.lane + 1]
     WHERE n.tenant_id = asks.tenant_id AND n.entity_id = asks.entity_id AND {UNREAD}
+    ORDER BY n.lane, n.seq LIMIT asks.rows_max
+) AS owed
+ORDER BY asks.number, owed.lane, owed.seq
+"""  # noqa: S608 - as above
+_OWED_OF_AUDIENCES: Final = f"""
+SELECT asks.number, owed.*
+FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS asks(tenant_id, entity_id, rows_max, number),
+LATERAL (
+    SELECT {COLUMNS} FROM {of_user("asks.tenant_id", "asks.entity_id")}
+    WHERE {_UNREAD_OF_AUDIENCES} AND n.seq > ($4::bigint[])[(asks.number - 1) * {LANE_COUNT} + n.lane + 1]
     ORDER BY n.lane, n.seq LIMIT asks.rows_max
 ) AS owed
 ORDER BY asks.number, owed.lane, owed.seq
@@ -67,10 +88,17 @@ SELECT count(*) FROM (
     WHERE n.tenant_id = $1 AND n.entity_id = $2 AND {UNREAD} LIMIT $5
 ) AS owed
 """  # noqa: S608 - as above
+_OWED_COUNT_OF_AUDIENCES: Final = f"""
+SELECT count(*) FROM (
+    SELECT 1 FROM {of_user("$1", "$2")} JOIN unnest($3::smallint[], $4::bigint[]) AS have(lane, seq)
+        ON n.lane = have.lane AND n.seq > have.seq
+    WHERE {_UNREAD_OF_AUDIENCES} LIMIT $5
+) AS owed
+"""  # noqa: S608 - as above
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Snapshot:
+class Snapshot:
     """`epoch`: of this user (frames.user_epoch). `heads`: the newest seq of each lane (LANE_COUNT numbers, 0 = no
     entries)."""
 
@@ -79,17 +107,26 @@ class _Snapshot:
     counters: Counters
     heads: list[int]
 
+    @property
+    def has_audiences(self) -> bool:
+        """Whether the tenant ever had a notification to an audience."""
+        return any(self.heads[FIRST_LANE:])
+
 
 @dataclasses.dataclass(slots=True)
 class _Owed:
     """One question on its way to its answer. `items_max`: of the answer; `rows`: one more than that, if any."""
 
     request: FillRequest
-    snapshot: _Snapshot
+    snapshot: Snapshot
     at: list[int]
     recovered: bool
     items_max: int = 0
     rows: Sequence[asyncpg.Record] = ()
+
+    @property
+    def is_behind_audiences(self) -> bool:
+        return _is_ahead(self.snapshot.heads[FIRST_LANE:], self.at[FIRST_LANE:])
 
 
 async def fills(pool: Pool, ring: KeyRing, requests: Sequence[FillRequest]) -> list[FillReply | Failure]:
@@ -112,13 +149,13 @@ async def fills(pool: Pool, ring: KeyRing, requests: Sequence[FillRequest]) -> l
 
 
 async def counters_of(connection: Connection, tenant: str, user: str) -> Counters:
-    """The user's counters as the running transaction sees them."""
+    """The user's counters as the running transaction sees them; it has the user's state locked, or one snapshot."""
     return (await counters_of_users(connection, tenant, [user]))[0]
 
 
 async def counters_of_users(connection: Connection, tenant: str, users: Sequence[str]) -> list[Counters]:
     """The same of several users of a tenant, in order."""
-    snapshots = await _snapshots(connection, [tenant] * len(users), list(users))
+    snapshots = await snapshots_of(connection, [tenant] * len(users), list(users))
     return [snapshot.counters for snapshot in snapshots]
 
 
@@ -150,7 +187,7 @@ async def _answer(pool: Pool, ring: KeyRing, requests: Sequence[FillRequest]) ->
         return []
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         await show_tenants(connection, {request.tenant for request in requests})
-        snapshots = await _snapshots(
+        snapshots = await snapshots_of(
             connection, [request.tenant for request in requests], [request.user for request in requests]
         )
         owed = [
@@ -161,7 +198,7 @@ async def _answer(pool: Pool, ring: KeyRing, requests: Sequence[FillRequest]) ->
     return await _replies(ring, owed)
 
 
-async def _snapshots(connection: Connection, tenants: list[str], users: list[str]) -> list[_Snapshot]:
+async def snapshots_of(connection: Connection, tenants: list[str], users: list[str]) -> list[Snapshot]:
     """One per (tenant, user), in order."""
     found = []
     rows = await connection.fetch(_SNAPSHOTS, tenants, users)
@@ -170,11 +207,20 @@ async def _snapshots(connection: Connection, tenants: list[str], users: list[str
         for lane, seq in row["heads"]:
             heads[lane] = seq
         epoch = user_epoch(row["epoch"], tenant, user)
-        found.append(_Snapshot(epoch, row["database_ms"], Counters(row["unread"], row["rev"]), heads))
+        found.append(Snapshot(epoch, row["database_ms"], Counters(row["unread"], row["rev"]), heads))
+    places = [place for place, snapshot in enumerate(found) if snapshot.has_audiences]
+    if places:
+        rows = await connection.fetch(
+            _AUDIENCE_COUNTERS, [tenants[place] for place in places], [users[place] for place in places]
+        )
+        for place, row in zip(places, rows, strict=True):
+            direct = found[place].counters
+            counters = Counters(direct.unread + row["unread"], direct.rev + row["rev"])
+            found[place] = dataclasses.replace(found[place], counters=counters)
     return found
 
 
-async def _start(connection: Connection, request: FillRequest, snapshot: _Snapshot) -> _Owed:
+async def _start(connection: Connection, request: FillRequest, snapshot: Snapshot) -> _Owed:
     """Where to begin, and whether what the connection claims to have can be honoured."""
     everything = list(LANES_UNKNOWN)
     if not request.first:
@@ -185,9 +231,10 @@ async def _start(connection: Connection, request: FillRequest, snapshot: _Snapsh
     at = _from_cursor(request.cursor)
     known = request.cursor.epoch == snapshot.epoch and not _is_ahead(at, snapshot.heads)
     if known and snapshot.counters.unread > OWED_ITEMS_MAX:  # only then can so many be owed
-        count = await connection.fetchval(
-            _OWED_COUNT, request.tenant, request.user, list(range(LANE_COUNT)), at, OWED_ITEMS_MAX + 1
-        )
+        asked = (request.tenant, request.user, list(range(LANE_COUNT)), at, OWED_ITEMS_MAX + 1)
+        count = await connection.fetchval(_OWED_COUNT, *asked)
+        if snapshot.has_audiences:
+            count += await connection.fetchval(_OWED_COUNT_OF_AUDIENCES, *asked)
         known = count <= OWED_ITEMS_MAX
     return _Owed(request, snapshot, at if known else everything, known)
 
@@ -200,15 +247,24 @@ async def _fetch(connection: Connection, owed: Sequence[_Owed]) -> None:
     for one in owed:
         one.items_max = max(0, min(one.request.limit, FILL_ITEMS_MAX, one.snapshot.counters.unread, left))
         left -= one.items_max
+    await _fetch_rows(connection, _OWED, owed)
+    # Their lanes come after all others.
+    await _fetch_rows(connection, _OWED_OF_AUDIENCES, [one for one in owed if one.is_behind_audiences])
+
+
+async def _fetch_rows(connection: Connection, statement: str, owed: Sequence[_Owed]) -> None:
+    if not owed:
+        return
     rows = await connection.fetch(
-        _OWED,
+        statement,
         [one.request.tenant for one in owed],
         [one.request.user for one in owed],
         [one.items_max + 1 for one in owed],
         [seq for one in owed for seq in one.at],
     )
     for number, group in itertools.groupby(rows, key=operator.itemgetter("number")):
-        owed[number - 1].rows = list(group)
+        one = owed[number - 1]
+        one.rows = [*one.rows, *group][: one.items_max + 1]
 
 
 async def _replies(ring: KeyRing, owed: Sequence[_Owed]) -> list[FillReply]:

@@ -1,42 +1,47 @@
 """What a user does to notifications: read, unread, seen, archived, unarchived; on every device at once.
 
 Flags are per (user, id), reversible, last writer by the user's `rev`. Reading also raises the row to READ: nothing
-sends it again. `unread` takes the flag back, not the status.
+sends it again. `unread` takes the flag back, not the status. Of a notification to an audience the flags and the
+status of each user are a row of `audience_state`.
 """
 
 import uuid
 from collections.abc import Sequence
 from typing import Final, get_args
 
+import asyncpg
+
 from notification.errors import InvalidInput
 from notification.frames import IDS_PER_FRAME_MAX, State, StateFrame
 from notification.ids import is_uuid7
 from notification.messages import StateReply, StateRequest
-from worker.database import Pool, tenant_transaction
+from worker.audiences import open_states
+from worker.database import Connection, Pool, tenant_transaction
 from worker.fill import counters_of
 from worker.partitions import day_of
 
+_MAKE_USER: Final = "INSERT INTO user_state (tenant_id, entity_id, rev) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING"
 _LOCK_USER: Final = "SELECT rev FROM user_state WHERE tenant_id = $1 AND entity_id = $2 FOR UPDATE"
 _RAISE_REV: Final = "UPDATE user_state SET rev = $3 WHERE tenant_id = $1 AND entity_id = $2"
 _CHANGES: Final[dict[State, tuple[str, str]]] = {  # what to set, and where it is not yet so
     "read": (
-        "read_at = now(), seen_at = coalesce(n.seen_at, now()), status = 'READ', rank = 4, status_code = 600, "
-        "due_at = NULL",
+        "read_at = now(), seen_at = coalesce(n.seen_at, now()), status = 'READ', rank = 4, status_code = 600",
         "n.read_at IS NULL",
     ),
     "unread": ("read_at = NULL", "n.read_at IS NOT NULL"),
     "seen": ("seen_at = now()", "n.seen_at IS NULL"),
-    "archived": ("archived_at = now(), due_at = NULL", "n.archived_at IS NULL"),
+    "archived": ("archived_at = now()", "n.archived_at IS NULL"),
     "unarchived": ("archived_at = NULL", "n.archived_at IS NOT NULL"),
 }
+_ENDS: Final[dict[State, str]] = dict.fromkeys(("read", "archived"), ", due_at = NULL")  # it is not sent again
 _MARK: Final = """
 WITH found AS MATERIALIZED (
-    SELECT n.day, n.notification_id, n.rank AS old_rank FROM notifications n
+    SELECT n.day, n.notification_id, n.rank AS old_rank FROM {table} n
     JOIN unnest($3::date[], $4::uuid[]) AS w(day, notification_id) USING (day, notification_id)
     WHERE n.tenant_id = $1 AND n.entity_id = $2
     ORDER BY n.day, n.tenant_id, n.notification_id, n.entity_id FOR NO KEY UPDATE OF n
 ), changed AS (
-    UPDATE notifications n SET {assignments}, rev = $5
+    UPDATE {table} n SET {assignments}, rev = $5
     FROM found f
     WHERE n.day = f.day AND n.tenant_id = $1 AND n.notification_id = f.notification_id AND n.entity_id = $2
       AND {condition}
@@ -48,8 +53,13 @@ WITH found AS MATERIALIZED (
 SELECT f.notification_id, c.notification_id IS NOT NULL AS changed
 FROM found f LEFT JOIN changed c USING (notification_id)
 """
+# For a direct one, for one to an audience.
+# For a direct one, for one to an audience.
 _MARKS: Final = {
-    to: _MARK.format(assignments=assignments, condition=condition)
+    to: (
+        _MARK.format(table="notifications", assignments=assignments + _ENDS.get(to, ""), condition=condition),
+        _MARK.format(table="audience_state", assignments=assignments, condition=condition),
+    )
     for to, (assignments, condition) in _CHANGES.items()
 }
 assert set(_CHANGES) == set(get_args(State))
@@ -60,24 +70,37 @@ async def mark(pool: Pool, request: StateRequest) -> tuple[StateReply, StateFram
 
     Raises InvalidInput, database.AWAY.
     """
-    statement = _MARKS.get(request.to)  # type: ignore[call-overload]
-    if statement is None:
+    statements = _MARKS.get(request.to)  # type: ignore[call-overload]
+    if statements is None:
         raise InvalidInput("to", "must be one of " + ", ".join(_CHANGES))
     idents = _idents(request.ids)
     async with tenant_transaction(pool, [request.tenant]) as connection:
         rev = await connection.fetchval(_LOCK_USER, request.tenant, request.user)
-        found: list[uuid.UUID] = []
+        rows: list[asyncpg.Record] = []
         if rev is not None:
-            days = [day_of(ident) for ident in idents]
-            rows = await connection.fetch(statement, request.tenant, request.user, days, idents, rev + 1)
-            found = [row["notification_id"] for row in rows]
-            if any(row["changed"] for row in rows):
-                await connection.execute(_RAISE_REV, request.tenant, request.user, rev + 1)
+            rows = await _mark(connection, statements[0], request, idents, rev)
+        others = set(idents) - {row["notification_id"] for row in rows}
+        others &= set(await open_states(connection, [(request.tenant, ident, request.user) for ident in others]))
+        if others:
+            if rev is None:  # the first that this user has to do with anything
+                await connection.execute(_MAKE_USER, request.tenant, request.user)
+                rev = await connection.fetchval(_LOCK_USER, request.tenant, request.user)
+            rows += await _mark(connection, statements[1], request, sorted(others), rev)
+        found: list[uuid.UUID] = [row["notification_id"] for row in rows]
+        if any(row["changed"] for row in rows):
+            await connection.execute(_RAISE_REV, request.tenant, request.user, rev + 1)
         counters = await counters_of(connection, request.tenant, request.user)
     if not found:
         return StateReply(counters), None
     frame = StateFrame([str(ident) for ident in found], request.to, counters.rev, counters.unread)
     return StateReply(counters), frame
+
+
+async def _mark(
+    connection: Connection, statement: str, request: StateRequest, idents: Sequence[uuid.UUID], rev: int
+) -> list[asyncpg.Record]:
+    days = [day_of(ident) for ident in idents]
+    return await connection.fetch(statement, request.tenant, request.user, days, idents, rev + 1)
 
 
 def _idents(ids: Sequence[bytes]) -> list[uuid.UUID]:

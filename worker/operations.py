@@ -25,6 +25,7 @@ from notification.limits import (
 from notification.messages import JTI, TENANT, USER, EdgeKey, RecallReply, RecallRequest
 from notification.names import INBOX_RECALL
 from notification.settings import Settings
+from worker.audiences import FIRST_LANE
 from worker.database import Pool, connect_pool, show_tenants, tenant_ids, tenant_transaction
 from worker.jwks import check_url
 from worker.keys import (
@@ -63,14 +64,20 @@ SET not_before = excluded.not_before, revoked_at = excluded.revoked_at,
     expires_at = greatest(revocations.expires_at, excluded.expires_at)
 RETURNING not_before, revoked_at, expires_at, extract(epoch FROM not_before - clock_timestamp())::float8 AS wait_s
 """
-_NOTIFICATIONS: Final = """
+_NOTIFICATIONS: Final = f"""
 SELECT entity_id, type, priority, status, status_code, attempt, sent_at, expiry, seen_at, read_at, archived_at,
-       recalled_at
-FROM notifications WHERE tenant_id = $1 AND notification_id = $2 AND day = $3 ORDER BY entity_id
-"""
+       recalled_at, states.*
+FROM notifications n LEFT JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE s.rank >= 3) AS delivered_users, count(*) FILTER (WHERE s.rank = 4) AS read_users
+    FROM audience_state s WHERE s.tenant_id = $1 AND s.notification_id = $2 AND s.day = $3
+) AS states ON n.lane >= {FIRST_LANE}
+WHERE n.tenant_id = $1 AND n.notification_id = $2 AND n.day = $3 ORDER BY entity_id
+"""  # noqa: S608 - a constant of ours
+# Of an audience's, each user has a history as well.
 _HISTORY: Final = """
 SELECT entity_id, status, status_code, timestamp
-FROM notification_history WHERE tenant_id = $1 AND notification_id = $2 AND day = $3 ORDER BY history_id
+FROM notification_history WHERE tenant_id = $1 AND notification_id = $2 AND day = $3 AND entity_id = ANY($4)
+ORDER BY history_id
 """
 
 
@@ -116,7 +123,10 @@ class HistoryEntry:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NotificationStatus:
-    """What became of a notification for one user; `history` oldest first."""
+    """What became of a notification for one user, or for an audience as a whole; `history` oldest first.
+
+    `delivered_users` and `read_users`: how many of an audience acknowledged and read it; None where it is a user's.
+    """
 
     user: str
     type: str
@@ -130,6 +140,8 @@ class NotificationStatus:
     read_at: datetime.datetime | None
     archived_at: datetime.datetime | None
     recalled_at: datetime.datetime | None
+    delivered_users: int | None
+    read_users: int | None
     history: list[HistoryEntry]
 
 
@@ -264,7 +276,7 @@ class Operations:
         history: dict[str, list[HistoryEntry]] = {}
         async with tenant_transaction(self._pool, [tenant]) as connection:
             rows = await connection.fetch(_NOTIFICATIONS, tenant, ident, day)
-            for row in await connection.fetch(_HISTORY, tenant, ident, day):
+            for row in await connection.fetch(_HISTORY, tenant, ident, day, [row["entity_id"] for row in rows]):
                 entry = HistoryEntry(row["status"], row["status_code"], row["timestamp"])
                 history.setdefault(row["entity_id"], []).append(entry)
         return [_status(row, history.get(row["entity_id"], [])) for row in rows]
@@ -321,5 +333,7 @@ def _status(row: asyncpg.Record, history: list[HistoryEntry]) -> NotificationSta
         read_at=row["read_at"],
         archived_at=row["archived_at"],
         recalled_at=row["recalled_at"],
+        delivered_users=row["delivered_users"],
+        read_users=row["read_users"],
         history=history,
     )

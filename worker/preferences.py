@@ -1,7 +1,8 @@
 """What a user wants to get, by type and by topic; obeyed by the storing transaction (store.py).
 
 A setting of the notification's topic decides, else one of its type, else it is wanted. A system alert always is.
-What is not wanted is stored all the same, as CANCELLED.
+What is not wanted is stored all the same, as CANCELLED. A notification to an audience is one row for many: each
+one's setting counts whenever they ask for it (audiences.WANTED), so a change raises the user's rev.
 """
 
 from typing import Final, get_args
@@ -23,7 +24,7 @@ _OF: Final = "SELECT preferences FROM user_state WHERE tenant_id = $1 AND entity
 _MAKE: Final = """
 INSERT INTO user_state (tenant_id, entity_id, rev) VALUES ($1, $2, 0) ON CONFLICT (tenant_id, entity_id) DO NOTHING
 """
-_SET: Final = "UPDATE user_state SET preferences = $3::jsonb WHERE tenant_id = $1 AND entity_id = $2"
+_SET: Final = "UPDATE user_state SET preferences = $3::jsonb, rev = rev + 1 WHERE tenant_id = $1 AND entity_id = $2"
 
 
 class Preferences(msgspec.Struct, frozen=True, omit_defaults=True):

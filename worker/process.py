@@ -25,6 +25,7 @@ from notification.limits import REDIS_REPLY_MS_MAX, STARTUP_DEADLINE_S
 from notification.settings import Settings
 from worker import kafka_connection
 from worker.attempts import RetryBudget
+from worker.audiences import FIRST_LANE
 from worker.clock import DatabaseClock
 from worker.database import AWAY, Pool, connect_pool
 from worker.dispatch import Dispatcher
@@ -237,10 +238,11 @@ class _Dispatch(Role):
         self._run("partitions", keep_ahead(self._pool))
 
     def _on_stored(self, stored: list[StoredNotification]) -> None:
-        """Hand fresh rows to the dispatch queue; what does not fit is due again by itself."""
+        """Hand fresh rows to the dispatch queue; what does not fit is due again by itself. Audiences ask."""
         now_s = time.monotonic()
         for notification in stored:
-            self._scheduler.put(first_job(notification, now_s))
+            if notification.lane < FIRST_LANE:
+                self._scheduler.put(first_job(notification, now_s))
 
     async def stop(self) -> None:
         await self._intake.stop()

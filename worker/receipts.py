@@ -5,6 +5,8 @@ storing it again changes nothing: an ack only raises a rank, a connection row is
 consumer that fell silent are taken over. An entry that does not decode, or that PostgreSQL refuses by itself, is
 poison: counted, logged, noted as an audit event, acknowledged.
 
+An ack in a lane of audiences is the user's own row of `audience_state`, if the notification is for that user.
+
 Each gateway boot numbers its entries from 1. A number that skips leaves an audit event "receipts_gap"; when a
 missing entry does come later (another consumer had it), "receipts_gap_late" names it.
 """
@@ -30,6 +32,7 @@ from notification.ids import check_token, check_user, uuid7_ms
 from notification.limits import RECEIPTS_CLAIM_IDLE_MS, RECEIPTS_READ_ENTRIES_MAX
 from notification.messages import AckReceipt, ConnectionReceipt, ReceiptsEntry
 from notification.names import RECEIPTS_FIELD, RECEIPTS_GROUP, RECEIPTS_STREAM
+from worker.audiences import FIRST_LANE, open_states
 from worker.database import AWAY, PLATFORM, Connection, Pool, tenant_transaction
 from worker.outage import Backoff, wait
 from worker.partitions import Partitions, day_of, day_of_ms
@@ -48,15 +51,15 @@ ORDER BY gateway_id
 ON CONFLICT (gateway_id) DO UPDATE
     SET number = greatest(receipts_progress.number, excluded.number), last_at = excluded.last_at
 """
-_ACKS: Final = """
+_ACK: Final = """
 WITH wanted AS (
     SELECT * FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[])
         AS w(day, tenant_id, notification_id, entity_id)
 ), locked AS MATERIALIZED (
-    SELECT w.* FROM wanted w JOIN notifications n USING (day, tenant_id, notification_id, entity_id)
+    SELECT w.* FROM wanted w JOIN {table} n USING (day, tenant_id, notification_id, entity_id)
     ORDER BY n.day, n.tenant_id, n.notification_id, n.entity_id FOR NO KEY UPDATE OF n
 ), changed AS (
-    UPDATE notifications n SET status = 'DELIVERED', rank = 3, status_code = 500, due_at = NULL
+    UPDATE {table} n SET status = 'DELIVERED', rank = 3, status_code = 500 {more}
     FROM locked w
     WHERE (n.day, n.tenant_id, n.notification_id, n.entity_id)
         = (w.day, w.tenant_id, w.notification_id, w.entity_id) AND n.rank < 3
@@ -65,6 +68,8 @@ WITH wanted AS (
 INSERT INTO notification_history (day, tenant_id, notification_id, entity_id, status, status_code)
 SELECT * FROM changed
 """
+_ACKS: Final = _ACK.format(table="notifications", more=", due_at = NULL")
+_AUDIENCE_ACKS: Final = _ACK.format(table="audience_state", more="")
 _OPENED: Final = """
 INSERT INTO connections (day, connection_id, tenant_id, entity_id, device, gateway_id, status, created_at,
                          last_active_at)
@@ -290,15 +295,21 @@ async def _advance(connection: Connection, entries: Sequence[ReceiptsEntry]) -> 
 
 
 async def _store_acks(connection: Connection, acks: Iterable[AckReceipt]) -> None:
-    rows = [(uuid.UUID(bytes=ack.id), ack.tenant, ack.user) for ack in acks]
-    if rows:
-        await connection.execute(
-            _ACKS,
-            [day_of(ident) for ident, _tenant, _user in rows],
-            [tenant for _id, tenant, _user in rows],
-            [ident for ident, _tenant, _user in rows],
-            [user for _id, _tenant, user in rows],
-        )
+    direct: list[tuple[str, uuid.UUID, str]] = []
+    of_audiences: list[tuple[str, uuid.UUID, str]] = []
+    for ack in acks:
+        (direct if ack.lane < FIRST_LANE else of_audiences).append((ack.tenant, uuid.UUID(bytes=ack.id), ack.user))
+    if of_audiences:
+        await open_states(connection, of_audiences)
+    for statement, rows in ((_ACKS, direct), (_AUDIENCE_ACKS, of_audiences)):
+        if rows:
+            await connection.execute(
+                statement,
+                [day_of(ident) for _tenant, ident, _user in rows],
+                [tenant for tenant, _id, _user in rows],
+                [ident for _tenant, ident, _user in rows],
+                [user for _tenant, _id, user in rows],
+            )
 
 
 async def _store_connections(connection: Connection, events: Sequence[tuple[str, ConnectionReceipt]]) -> None:

@@ -12,6 +12,8 @@ from typing import Final
 
 import asyncpg
 
+from notification.ids import TENANT
+from worker.audiences import FIRST_LANE
 from worker.collapse import Keyed, collapse, newest
 from worker.database import Pool, tenant_transaction
 from worker.rows import COLUMNS
@@ -27,20 +29,21 @@ ORDER BY s.tenant_id, s.entity_id FOR UPDATE OF s
 # its cost grows with the square of the batch.
 _RELEASE: Final = f"""
 WITH due AS (
-    SELECT n.day, n.tenant_id, n.notification_id, n.entity_id, n.lane, s.rev + 1 AS rev, h.seq
-        + row_number() OVER (PARTITION BY n.tenant_id, n.entity_id, n.lane ORDER BY n.not_before, n.seq) AS seq
-    FROM unnest($1::text[], $2::text[], $3::date[], $4::uuid[]) AS w(tenant_id, entity_id, day, notification_id)
+    SELECT n.day, n.tenant_id, n.notification_id, n.entity_id, n.lane, w.owner, s.rev + 1 AS rev, h.seq
+        + row_number() OVER (PARTITION BY n.tenant_id, w.owner, n.lane ORDER BY n.not_before, n.seq) AS seq
+    FROM unnest($1::text[], $2::text[], $3::date[], $4::uuid[], $5::text[])
+        AS w(tenant_id, entity_id, day, notification_id, owner)
     JOIN notifications n USING (day, tenant_id, notification_id, entity_id)
-    JOIN lane_heads h USING (tenant_id, entity_id, lane)
-    JOIN user_state s USING (tenant_id, entity_id)
+    JOIN lane_heads h ON (h.tenant_id, h.entity_id, h.lane) = (n.tenant_id, w.owner, n.lane)
+    JOIN user_state s ON (s.tenant_id, s.entity_id) = (n.tenant_id, w.owner)
     WHERE n.rank = 0 AND n.not_before IS NOT NULL
 ), heads AS (
     UPDATE lane_heads h SET seq = d.seq
-    FROM (SELECT tenant_id, entity_id, lane, max(seq) AS seq FROM due GROUP BY tenant_id, entity_id, lane) AS d
-    WHERE (h.tenant_id, h.entity_id, h.lane) = (d.tenant_id, d.entity_id, d.lane)
+    FROM (SELECT tenant_id, owner, lane, max(seq) AS seq FROM due GROUP BY tenant_id, owner, lane) AS d
+    WHERE (h.tenant_id, h.entity_id, h.lane) = (d.tenant_id, d.owner, d.lane)
 ), revs AS (
-    UPDATE user_state s SET rev = d.rev FROM (SELECT DISTINCT tenant_id, entity_id, rev FROM due) AS d
-    WHERE (s.tenant_id, s.entity_id) = (d.tenant_id, d.entity_id)
+    UPDATE user_state s SET rev = d.rev FROM (SELECT DISTINCT tenant_id, owner, rev FROM due) AS d
+    WHERE (s.tenant_id, s.entity_id) = (d.tenant_id, d.owner)
 )
 UPDATE notifications n SET seq = due.seq, prev = due.seq - 1, not_before = NULL, rev = due.rev
 FROM due
@@ -54,10 +57,11 @@ async def release(pool: Pool, rows: Sequence[asyncpg.Record]) -> list[asyncpg.Re
     """Number these due rows anew; returns those to send, as they are now. Raises what the database raises."""
     tenants = [row["tenant_id"] for row in rows]
     users = [row["entity_id"] for row in rows]
+    owners = [user if row["lane"] < FIRST_LANE else TENANT for user, row in zip(users, rows, strict=True)]
     async with tenant_transaction(pool, tenants) as connection:
-        await connection.execute(_LOCK_USERS, tenants, users)
+        await connection.execute(_LOCK_USERS, tenants, owners)
         released: list[asyncpg.Record] = await connection.fetch(
-            _RELEASE, tenants, users, [row["day"] for row in rows], [row["notification_id"] for row in rows]
+            _RELEASE, tenants, users, [row["day"] for row in rows], [row["notification_id"] for row in rows], owners
         )
         joining = [
             Keyed(row["tenant_id"], row["entity_id"], row["collapse_key"], row["notification_id"], row["rev"])

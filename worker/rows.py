@@ -7,7 +7,9 @@ import asyncpg
 import structlog
 
 from notification.errors import CryptoError
+from notification.ids import TENANT
 from notification.telemetry import pseudonym
+from worker.audiences import FIRST_LANE
 from worker.crypto import open_seal, payload_aad
 from worker.keys import KeyRing, User, UserKey
 from worker.store import StoredNotification
@@ -26,8 +28,9 @@ COLUMNS: Final = """
 
 async def open_rows(ring: KeyRing, rows: Sequence[asyncpg.Record]) -> list[StoredNotification | None]:
     """One per row, in order; None where the payload does not open (its user's key is gone, or bytes changed)."""
-    keys = await _keys_of(ring, {(row["tenant_id"], row["entity_id"]) for row in rows})
-    return [_open(row, keys.get((row["tenant_id"], row["entity_id"]))) for row in rows]
+    owners = [(row["tenant_id"], row["entity_id"] if row["lane"] < FIRST_LANE else TENANT) for row in rows]
+    keys = await _keys_of(ring, set(owners))
+    return [_open(row, keys.get(owner)) for row, owner in zip(rows, owners, strict=True)]
 
 
 async def _keys_of(ring: KeyRing, users: set[User]) -> dict[User, UserKey]:

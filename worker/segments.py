@@ -112,16 +112,13 @@ class Segments:
                 yield Member(row["entity_id"], row["added_version"])
             after = rows[-1]["entity_id"] if len(rows) == SEGMENT_CHUNK_COUNT else None
 
-    async def expand(self, tenant: str, segment: str) -> list[str]:
-        """The users of a segment that is small enough to be sent to one by one, at one version of it."""
+    async def expand(self, tenant: str, segment: str) -> list[str] | None:
+        """The users of a segment that is small enough to be sent to one by one, at one version of it; None: it is
+        larger, an audience of its own."""
         async with tenant_transaction(self._pool, [tenant]) as connection:
             found = await _find(connection, tenant, segment, lock=True)
             if found.members > SEGMENT_EXPANDED_COUNT_MAX:
-                raise Conflict(
-                    "segment",
-                    f"{segment} has {found.members} members; a notification goes to at most "
-                    f"{SEGMENT_EXPANDED_COUNT_MAX} of them",
-                )
+                return None
             rows = await connection.fetch(_MEMBERS, tenant, segment, "", SEGMENT_EXPANDED_COUNT_MAX)
         return [row["entity_id"] for row in rows]
 

@@ -25,6 +25,7 @@ from notification.limits import (
 from notification.names import PRIORITIES, user_tag
 from worker import crypto, positions
 from worker.admission import Admitted, Reason, Rejection
+from worker.audiences import UNKNOWN_SEGMENT, complete, segment_versions
 from worker.collapse import Keyed, collapse, newest
 from worker.database import Connection, Pool
 from worker.keys import KeyRing, User, UserKey
@@ -88,11 +89,16 @@ _RAISE_EPOCH: Final = """
 UPDATE log_state SET epoch = greatest(epoch + 1, extract(epoch FROM clock_timestamp())::bigint) RETURNING epoch
 """
 
-_LANES: Final = (Lane.DIRECT_HIGH, Lane.DIRECT_MEDIUM, Lane.DIRECT_LOW)  # by priority
+# By priority: a user's, an audience's.
+_LANES: Final = tuple(Lane)[: Lane.AUDIENCE_HIGH]
+_AUDIENCE_LANES: Final = tuple(Lane)[Lane.AUDIENCE_HIGH :]
 
 
 class StoredNotification(msgspec.Struct, frozen=True):
-    """One stored row with its payload open: what the router sends. Times in Unix ms, `priority` 0 high to 2 low."""
+    """One stored row with its payload open: what the router sends. Times in Unix ms, `priority` 0 high to 2 low.
+
+    In a lane from audiences.FIRST_LANE on `user` is the audience.
+    """
 
     tenant: str
     user: str
@@ -230,9 +236,14 @@ class Store:
                 raise Unavailable("a tenant was created this moment; its keys come with the next try")
             fresh, duplicates, reused = await self._dedupe(connection, known, states)
             rejected += reused
+            versions, lost = await segment_versions(connection, [event for event, _ in fresh])
+            if lost:
+                rejected += [Rejected(event, UNKNOWN_SEGMENT) for event in lost]
+                fresh = [one for one in fresh if one[0] not in lost]
             rows = await self._number(connection, fresh, keys, now_ms)
             rows = await _collapse(connection, rows, now_ms)
             await _insert(connection, rows)
+            await complete(connection, [row.event for row in rows], versions)
             await bury(rejected)
         telemetry.STORE_SECONDS.observe(time.perf_counter() - started_s)
         outcomes = Counter((event.priority, "duplicate") for event in duplicates)
@@ -257,14 +268,14 @@ class Store:
             [day_of(event.id) for event in events],
             [event.tenant for event in events],
             [event.id for event in events],
-            [event.user for event in events],
+            [event.entity for event in events],
         )
         hashes = {(row["tenant_id"], row["entity_id"], row["notification_id"]): row["body_hash"] for row in rows}
         fresh: list[tuple[Admitted, _UserState]] = []
         duplicates: list[Admitted] = []
         reused: list[Rejected] = []
         for event in events:
-            identity = (event.tenant, event.user, event.id)
+            identity = (event.tenant, event.entity, event.id)
             first = hashes.get(identity)
             if first is None:
                 hashes[identity] = event.body_hash
@@ -289,13 +300,13 @@ class Store:
         heads = await _raise_heads(connection, [event for event, _ in fresh])
         rows = []
         for event, state in fresh:
-            lane = _LANES[event.priority]
+            lane = _lane(event)
             head = (event.tenant, event.user, lane)
             prev = heads[head]
             heads[head] = prev + 1
             status, code, due_ms = _first_status(event, now_ms, state.preferences)
             notification = StoredNotification(
-                tenant=event.tenant, user=event.user, id=event.id, lane=lane, seq=prev + 1, prev=prev,
+                tenant=event.tenant, user=event.entity, id=event.id, lane=lane, seq=prev + 1, prev=prev,
                 type=event.type, priority=event.priority, sent_ms=event.sent_ms, expiry_ms=event.expiry_ms,
                 collapse_key=event.collapse_key, payload=event.payload, not_before_ms=event.not_before_ms,
             )  # fmt: skip
@@ -313,7 +324,13 @@ def _first_status(
         return Status.CANCELLED, StatusCode.CANCELLED_OPTED_OUT, None
     if event.not_before_ms is not None and event.not_before_ms > now_ms:
         return Status.ACCEPTED, StatusCode.ACCEPTED, event.not_before_ms
+    if event.audience is not None:  # nothing is sent again: who missed it asks
+        return Status.ACCEPTED, StatusCode.ACCEPTED, event.expiry_ms
     return Status.ACCEPTED, StatusCode.ACCEPTED, min(now_ms + ACK_DUE_MS, event.expiry_ms)
+
+
+def _lane(event: Admitted) -> Lane:
+    return (_LANES if event.audience is None else _AUDIENCE_LANES)[event.priority]
 
 
 def _is_ready(row: _Row, now_ms: int) -> bool:
@@ -354,7 +371,7 @@ async def _raise_revs(connection: Connection, events: Sequence[Admitted]) -> dic
 
 async def _raise_heads(connection: Connection, events: Sequence[Admitted]) -> dict[tuple[str, str, int], int]:
     """Raise each lane's head by its number of events; returns the seq it had before."""
-    counts = Counter((event.tenant, event.user, _LANES[event.priority]) for event in events)
+    counts = Counter((event.tenant, event.user, _lane(event)) for event in events)
     lanes = sorted(counts)
     rows = await connection.fetch(
         _RAISE_HEADS,
@@ -373,7 +390,7 @@ async def _raise_heads(connection: Connection, events: Sequence[Admitted]) -> di
 async def _collapse(connection: Connection, rows: list[_Row], now_ms: int) -> list[_Row]:
     """The batch with all but the newest of each collapse key collapsed; what waits of these keys is as well."""
     joining = [
-        Keyed(row.event.tenant, row.event.user, row.event.collapse_key, row.event.id, row.rev)
+        Keyed(row.event.tenant, row.event.entity, row.event.collapse_key, row.event.id, row.rev)
         for row in rows
         if row.event.collapse_key is not None and _is_ready(row, now_ms)
     ]
@@ -384,7 +401,7 @@ async def _collapse(connection: Connection, rows: list[_Row], now_ms: int) -> li
     replaced = {one[:4] for one in joining} - {one[:4] for one in last}
     return [
         row._replace(status=Status.COLLAPSED, code=StatusCode.COLLAPSED_NEWER, due_ms=None)
-        if (row.event.tenant, row.event.user, row.event.collapse_key, row.event.id) in replaced
+        if (row.event.tenant, row.event.entity, row.event.collapse_key, row.event.id) in replaced
         else row
         for row in rows
     ]
@@ -406,9 +423,9 @@ async def _insert(connection: Connection, rows: Sequence[_Row]) -> None:
 def _values(row: _Row) -> tuple[Any, ...]:
     """The columns of _INSERT in order; here the payload is sealed."""
     event, notification = row.event, row.notification
-    aad = crypto.payload_aad(event.tenant, event.user, event.id, row.key.version)
+    aad = crypto.payload_aad(event.tenant, notification.user, event.id, row.key.version)
     return (
-        day_of(event.id), event.tenant, event.id, event.user,
+        day_of(event.id), event.tenant, event.id, notification.user,
         notification.lane, notification.seq, notification.prev, event.type, event.priority,
         crypto.seal(row.key.key, event.payload, aad), row.key.version,
         event.collapse_key, event.not_before_ms, event.sent_ms, event.ttl_s, event.expiry_ms,

@@ -4,7 +4,8 @@ A row is claimed by moving its due_at SWEEP_CLAIM_MS ahead under SKIP LOCKED: wh
 that worker dies the row is due again. What is to be sent goes through the same dispatch queue as first sends.
 
 Every row in flight has a due_at: ACCEPTED and DISPATCHED wait for an ack, PARKED for a second look at presence
-(PARKED_SWEEP_MS after it was parked) and then for their expiry, scheduled rows for their not_before.
+(PARKED_SWEEP_MS after it was parked) and then for their expiry, scheduled rows for their not_before, those of an
+audience for their expiry alone.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from notification import telemetry
 from notification.codes import Status, StatusCode
 from notification.limits import SWEEP_BATCH_ITEMS_MAX, SWEEP_CLAIM_MS, SWEEP_INTERVAL_MS
 from worker.attempts import SENDS_MAX
+from worker.audiences import FIRST_LANE
 from worker.database import AWAY, Pool, show_tenants, tenant_ids
 from worker.keys import KeyRing
 from worker.outage import Backoff, wait
@@ -101,18 +103,20 @@ class Sweeper:
             return rows
 
     async def _send(self, rows: Sequence[asyncpg.Record], claimed_s: float) -> list[Postponement]:
-        """Queue the rows; what does not fit is due again. Returns those that do not open: they wait for expiry."""
-        unreadable: list[Postponement] = []
+        """Queue the rows; what does not fit is due again. Returns those that do not open, and those of audiences,
+        who ask for them: they wait for expiry."""
+        unsent = [Postponement(bare(row), None) for row in rows if row["lane"] >= FIRST_LANE]
+        rows = [row for row in rows if row["lane"] < FIRST_LANE]
         if not rows:
-            return unreadable
+            return unsent
         opened = await open_rows(self._ring, rows)
         pairs = zip(rows, opened, strict=True)
         for row, notification in sorted(pairs, key=lambda pair: (pair[0]["lane"], pair[0]["seq"])):
             if notification is None:
-                unreadable.append(Postponement(bare(row), None))
+                unsent.append(Postponement(bare(row), None))
             else:
                 self._scheduler.put(claimed_job(notification, claimed_s, parked=row["status"] == Status.PARKED))
-        return unreadable
+        return unsent
 
 
 def _ended(row: asyncpg.Record, status: Status, code: StatusCode) -> Transition:

@@ -12,7 +12,7 @@ from herald.console import complain, print_json, progress
 from herald.errors import FAILED, OK
 from herald.events import Event
 from notification.errors import Conflict, InvalidInput
-from notification.ids import check_token, new_uuid7
+from notification.ids import TENANT, check_token, new_uuid7
 from notification.names import PRIORITIES
 from notification.settings import Settings
 
@@ -35,12 +35,10 @@ class Outcome:
     def accepted(self, event: Event) -> None:
         self.sent += 1
         if self._as_json:
+            to = {"user_id": event.user} if event.audience is None else {"audience": event.audience}
             print_json(
-                {
-                    "status": "sent", "id": event.id, "tenant_id": event.tenant, "user_id": event.user,
-                    "priority": event.priority,
-                }
-            )  # fmt: skip
+                {"status": "sent", "id": event.id, "tenant_id": event.tenant, **to, "priority": event.priority}
+            )
         elif not self._quiet:
             click.echo(event.id)
 
@@ -65,12 +63,14 @@ Examples:
       --title "Sign-in from Oslo" --body "Was it you?" --action "It was me=https://example.com/ok" --ttl 600
   herald send --tenant demo --user @users.txt --title Hi --body There --json
   herald send --tenant demo --segment vip --title "The doors are open" --body "Until midnight"
+  herald send --tenant demo --tenant-wide --type system_alert --title "Back soon" --body "We close at ten"
   herald send --file events.jsonl
 """
 )
 @click.option("--tenant", metavar="ID", help="Tenant id.")
 @click.option("--user", "user_values", multiple=True, metavar="ID|@FILE", help="User id (repeat it), or a file.")
 @click.option("--segment", metavar="ID", help="Everybody in this segment, by one id (`herald segment`).")
+@click.option("--tenant-wide", is_flag=True, help="Everybody of the tenant, those who first come later included.")
 @click.option("--priority", type=click.Choice(PRIORITIES), default="medium", show_default=True, help="Kafka topic.")
 @click.option("--type", "kind", type=click.Choice(TYPES), default="service", show_default=True, help="Kind.")
 @click.option("--title", help="Headline.")
@@ -103,7 +103,8 @@ def send(context: click.Context, /, file: BinaryIO | None, as_json: bool, **opti
             click.echo(events[0].id)
         numbered: Iterator[tuple[int | None, Event]] = _until_broken(events, outcome)
     else:
-        if any(options[name] for name in ("title", "body", "image", "actions", "data", "ident", "segment")):
+        taken = ("title", "body", "image", "actions", "data", "ident", "segment", "tenant_wide")
+        if any(options[name] for name in taken):
             raise click.UsageError(
                 "--file takes the payload, the id and the users from the lines, not from options"
             )
@@ -131,7 +132,8 @@ def _from_options(options: dict[str, Any], settings: Settings) -> Iterator[Event
     from herald import events
 
     for name, given in (
-        ("--tenant", options["tenant"]), ("--user", options["segment"] or options["user_values"]),
+        ("--tenant", options["tenant"]),
+        ("--user", options["segment"] or options["tenant_wide"] or options["user_values"]),
         ("--title", options["title"]), ("--body", options["body"]),
     ):  # fmt: skip
         if given is None or given == ():
@@ -142,32 +144,39 @@ def _from_options(options: dict[str, Any], settings: Settings) -> Iterator[Event
         options["title"], options["body"], options["image"], options["actions"], options["data"]
     )
     ident = options["ident"]
-    if options["segment"] is not None:
-        everyone = _members(options, settings)
+    if options["segment"] is not None or options["tenant_wide"]:
+        everyone = _audience(options, settings)
         ident = ident or str(new_uuid7())
     else:
-        everyone = list(dict.fromkeys(events.users(options["user_values"], "--user")))
+        everyone = [{"user_id": user} for user in dict.fromkeys(events.users(options["user_values"], "--user"))]
         if ident is not None and len(everyone) > 1:
             raise click.UsageError("--id names one notification: give one --user")
-    for user in everyone:
-        fields = {"tenant_id": options["tenant"], "user_id": user, **_envelope(options), "payload": payload}
+    for to in everyone:
+        fields = {"tenant_id": options["tenant"], **to, **_envelope(options), "payload": payload}
         if ident is not None:
             fields["id"] = ident
         yield events.build(fields, options["priority"])
 
 
-def _members(options: dict[str, Any], settings: Settings) -> list[str]:
-    """Who is in the segment now. Raises InvalidInput: nobody, too many, no such segment."""
+def _audience(options: dict[str, Any], settings: Settings) -> list[dict[str, str]]:
+    """Whom the events go to: the members of a small segment each, a larger one or the tenant as one.
+
+    Raises InvalidInput: a segment that has nobody or that does not exist.
+    """
     from herald import operations
 
-    if options["user_values"]:
-        raise click.UsageError("give --user or --segment, not both")
+    if bool(options["user_values"]) + (options["segment"] is not None) + options["tenant_wide"] > 1:
+        raise click.UsageError("give one of --user, --segment and --tenant-wide")
+    if options["tenant_wide"]:
+        return [{"audience": TENANT}]
     segment = check_token(options["segment"], "--segment")
     tenant = check_token(options["tenant"], "--tenant")
     members = run_async(operations.expand_segment(settings, tenant, segment))
+    if members is None:
+        return [{"segment_id": segment}]
     if not members:
         raise Conflict("segment", f"{segment} has no members")
-    return members
+    return [{"user_id": user} for user in members]
 
 
 def _envelope(options: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +230,7 @@ async def _send(settings: Settings, events: Iterable[tuple[int | None, Event]], 
 
     async def one(producer: EventProducer, line: int | None, event: Event) -> None:
         try:
-            await producer.publish(event.priority, event.tenant, event.user, event.record)
+            await producer.publish(event.priority, event.key, event.record)
         except NotAccepted as error:
             outcome.broken = True
             outcome.refused(line, event.id, str(error))

@@ -45,6 +45,8 @@ def status(context: click.Context, tenant: str, ident: str, as_json: bool) -> in
 
 def _print(row: dict[str, Any]) -> None:
     click.echo(f"{row['id']}  user {row['user_id']}  {click.style(row['status'], bold=True)}")
+    if row["delivered_users"] is not None:
+        click.echo(f"  acknowledged by {row['delivered_users']:,} users, read by {row['read_users']:,}")
     for entry in row["history"]:
         text = _TEXTS.get(entry["status_code"], "")
         click.echo(f"  {entry['at']}  {entry['status']:<10} {entry['status_code']}  {text}".rstrip())

@@ -25,8 +25,9 @@ DEAD_LETTERS: Final = {
     "payload_too_large": f"the payload is over {limits.PAYLOAD_BYTES_MAX:,} bytes of compact UTF-8 JSON, "
     f"or the record over {limits.EVENT_BYTES_MAX:,} bytes",
     "bad_id": "`id` is not a UUIDv7, or its time is too far from the record's time",
-    "wrong_key": "the record's key is not `tenant_id:user_id`",
+    "wrong_key": "the record's key is not `tenant_id:user_id`, or `tenant_id` where there is no `user_id`",
     "unknown_tenant": "no tenant of this id exists",
+    "unknown_segment": "the tenant has no segment of this id",
     "tenant_suspended": "the tenant is suspended",
     "id_reused": "the id was used before for this user with another event",
     "crashes": "the worker failed at it three times; every other record was taken",
@@ -68,12 +69,18 @@ def event_fields() -> str:
     """Field and rule, from the worker's own RULES."""
     from worker.event import RULES
 
-    required = ("id", "tenant_id", "user_id", "type", "payload", "payload.title", "payload.body")
+    required = ("id", "tenant_id", "type", "payload", "payload.title", "payload.body")
+    target = ("user_id", "audience", "segment_id")
     action = ("payload.actions[].id", "payload.actions[].label")
     return table(
         ("field", "required", "rule"),
         (
-            (f"`{field}`", "in an action" if field in action else "yes" if field in required else "", rule)
+            (
+                f"`{field}`",
+                "in an action" if field in action else "one of these" if field in target
+                else "yes" if field in required else "",
+                rule,
+            )
             for field, rule in RULES.items() if field
         ),
     )  # fmt: skip

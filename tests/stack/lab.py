@@ -8,17 +8,27 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
-from notification.ids import new_uuid7
+from notification.ids import TENANT, is_audience, new_uuid7
 from notification.settings import Settings
 from worker.admission import Admitted
 from worker.database import Pool, connect_pool, tenant_ids
 from worker.keys import KeyRing, master_key
 from worker.log import Record
 from worker.partitions import Partitions, make_ahead
-from worker.store import Rejected, Store, StoredNotification
+from worker.store import Outcome, Rejected, Store, StoredNotification
 
 PAYLOAD = b'{"title":"T","body":"B"}'
 _RECORD = Record("notifications.high", 0, 0, None, None, 0, None)
+
+
+def event(tenant: str, entity: str, sent_ms: int, **fields: Any) -> Admitted:
+    """An admitted event to a user or (`tenant`, `segment:ID`) an audience."""
+    values: dict[str, Any] = {
+        "record": _RECORD, "id": new_uuid7(sent_ms), "type": "service", "priority": 0, "payload": PAYLOAD,
+        "body_hash": uuid.uuid4().bytes * 2, "ttl_s": 3_600, "collapse_key": None, "not_before_ms": None,
+    }  # fmt: skip
+    to = {"user": TENANT, "audience": entity} if is_audience(entity) else {"user": entity}
+    return Admitted(tenant=tenant, sent_ms=sent_ms, **values | to | fields)
 
 
 class Lab:
@@ -43,25 +53,30 @@ class Lab:
         ttl_s: int = 3_600,
         **fields: Any,
     ) -> list[StoredNotification]:
-        """One notification per user, all in one storing transaction; `sent_ago_ms` sends it into the past."""
+        """One notification per user (or audience), all in one storing transaction; `sent_ago_ms` sends it into the
+        past."""
         now_ms = await self.now_ms()
-        idents: Iterator[uuid.UUID] = fields.get("ids", iter(()))
+        idents: Iterator[uuid.UUID] = fields.pop("ids", iter(()))
+        sent_ms = now_ms - fields.pop("sent_ago_ms", 0)
         events = [
-            Admitted(
-                record=_RECORD, tenant=tenant, user=user, id=next(idents, None) or new_uuid7(now_ms),
-                type=fields.get("type", "service"), priority=priority, payload=fields.get("payload", PAYLOAD),
-                body_hash=uuid.uuid4().bytes * 2,
-                sent_ms=now_ms - fields.get("sent_ago_ms", 0), ttl_s=ttl_s,
-                collapse_key=fields.get("collapse_key"), topic=fields.get("topic"),
-                not_before_ms=fields.get("not_before_ms"),
+            event(
+                tenant, user, sent_ms, id=next(idents, None) or new_uuid7(now_ms), priority=priority, ttl_s=ttl_s,
+                **fields,
             )
             for user in ([users] if isinstance(users, str) else users)
         ]  # fmt: skip
+        outcome, rejected = await self.store_events(events)
+        assert not rejected
+        return outcome.ready
+
+    async def store_events(self, events: Sequence[Admitted]) -> tuple[Outcome, list[Rejected]]:
+        """What intake does with a batch."""
+        buried: list[Rejected] = []
 
         async def bury(rejected: Sequence[Rejected]) -> None:
-            assert not rejected
+            buried.extend(rejected)
 
-        return (await self._store.store(events, [], bury)).ready
+        return await self._store.store(events, [], bury), buried
 
     async def store_many(
         self, tenant: str, user: str, count: int, first_id_ms: int | None = None, **fields: Any

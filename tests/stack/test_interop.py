@@ -129,7 +129,7 @@ async def test_a_foreign_producer_puts_a_user_where_ours_does(system: Settings) 
                 "payload": {"title": "T", "body": "B"},
             }
             one, other = (events.build(fields, "low") for _ in range(2))
-            ours = (await producer.publish("low", TENANT, user, one.record)).partition
+            ours = (await producer.publish("low", one.key, one.record)).partition
             key = names.record_key(TENANT, user)
             theirs = await asyncio.to_thread(with_confluent_kafka, system, topic, key, other.record)
             assert theirs == ours

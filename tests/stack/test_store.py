@@ -341,7 +341,7 @@ async def test_workers_make_the_same_partition_at_the_same_time(bench: Bench) ->
     count = await bench.owner.fetchval(
         "SELECT count(*) FROM pg_inherits WHERE inhrelid::regclass::text LIKE '%20310101'"
     )
-    assert count == 4
+    assert count == 5
 
 
 async def test_every_table_with_a_tenant_is_under_forced_row_level_security(bench: Bench) -> None:

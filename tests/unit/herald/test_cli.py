@@ -108,7 +108,7 @@ def test_help_is_there(herald: Herald, arguments: list[str]) -> None:
         ),
         (
             ["send", "--tenant", "demo", "--segment", "vip", "--user", "ann", "--title", "T", "--body", "B"],
-            "give --user or --segment, not both",
+            "give one of --user, --segment and --tenant-wide",
         ),
         (["--config", "none.toml", "config", "check"], "none.toml"),
     ],

@@ -31,13 +31,14 @@ class Kafka:
     async def __aexit__(self, *_: object) -> None:
         assert self.in_flight == 0
 
-    async def publish(self, priority: str, tenant: str, user: str, record: bytes) -> None:
+    async def publish(self, priority: str, key: bytes, record: bytes) -> None:
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight, self.in_flight_max)
         await asyncio.sleep(0.001)
         self.in_flight -= 1
         if len(self.records) >= self.fails_from:
             raise producer.NotAccepted("Kafka did not acknowledge: RequestTimedOutError")
+        tenant, _, user = key.decode().partition(":")
         self.records.append((priority, tenant, user, json.loads(record)))
 
 
@@ -180,9 +181,9 @@ def vip(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The members of segment vip, as role admin would read them."""
     members = ["ann", "bob", "carol"]
 
-    async def expand(settings: object, tenant: str, segment: str) -> list[str]:
-        assert (tenant, segment) == ("demo", "vip")
-        return members
+    async def expand(settings: object, tenant: str, segment: str) -> list[str] | None:
+        assert tenant == "demo"
+        return {"vip": members, "large": None}[segment]
 
     monkeypatch.setattr(operations, "expand_segment", expand)
     return members
@@ -223,9 +224,46 @@ def test_a_segment_that_kafka_takes_in_part_is_counted(
     assert result.err.splitlines()[-1] == "sent 1, rejected 1"
 
 
-def test_a_segment_and_a_file_do_not_mix(herald: Herald, kafka: Kafka) -> None:
+@pytest.mark.parametrize("audience", [("--segment", "vip"), ("--tenant-wide",)])
+def test_an_audience_and_a_file_or_a_user_do_not_mix(
+    herald: Herald, kafka: Kafka, audience: tuple[str, ...]
+) -> None:
     Path("events.jsonl").write_text(event("u1"))
-    result = herald("send", "--file", "events.jsonl", "--segment", "vip")
+    result = herald("send", "--file", "events.jsonl", *audience)
     assert result.code == 2
     assert "--file takes the payload" in result.err
+    result = herald(*ONE, *audience)
+    assert (result.code, "give one of --user, --segment and --tenant-wide" in result.err) == (2, True)
     assert kafka.records == []
+
+
+@pytest.mark.parametrize(
+    ("options", "to", "audience"),
+    [
+        (("--tenant-wide",), {"audience": "tenant"}, "tenant"),
+        (("--segment", "large"), {"segment_id": "large"}, "segment:large"),
+    ],
+)
+def test_an_audience_is_one_event_under_the_tenants_key(
+    herald: Herald, kafka: Kafka, vip: list[str], options: tuple[str, ...], to: dict[str, str], audience: str
+) -> None:
+    line = ("send", "--tenant", "demo", *options, "--title", "T", "--body", "B", "--priority", "low")
+    result = herald(*line)
+    assert (result.code, result.err) == (0, "" if audience == "tenant" else "sent 1, rejected 0\n")
+    [(priority, tenant, user, record)] = kafka.records
+    assert (priority, tenant, user, record["id"]) == ("low", "demo", "", result.out.strip())
+    assert {name: record.get(name) for name in ("user_id", "audience", "segment_id") if name in record} == to
+    again = herald(*line, "--id", record["id"], "--json")
+    assert [row["audience"] for row in again.rows] == [audience]
+    assert same_shape(again.rows[0], documented("cli-send-audience"))
+    assert kafka.records[1] == kafka.records[0]
+
+
+def test_a_line_of_a_file_may_name_an_audience_beside_a_default_user(herald: Herald, kafka: Kafka) -> None:
+    lines: list[dict[str, Any]] = [{}, {"audience": "tenant"}, {"segment_id": "vip"}, {"audience": "all"}]
+    body = {"payload": {"title": "T", "body": "B"}}
+    Path("events.jsonl").write_text("".join(json.dumps({**line, **body}) + "\n" for line in lines))
+    result = herald("send", "--file", "events.jsonl", "--tenant", "demo", "--user", "ann", "--json")
+    assert sorted(row.get("user_id") or row.get("audience") or row["field"] for row in result.rows) == [
+        "ann", "audience", "segment:vip", "tenant",
+    ]  # fmt: skip

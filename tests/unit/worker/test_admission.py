@@ -93,6 +93,20 @@ def test_the_key_must_be_the_users(key: bytes | None) -> None:
     assert refused(a_record(an_event(), key=key)).reason is Reason.WRONG_KEY
 
 
+@pytest.mark.parametrize(
+    ("to", "entity"), [({"audience": "tenant"}, "tenant"), ({"segment_id": "vip"}, "segment:vip")]
+)
+def test_an_event_to_an_audience_takes_the_tenants_lanes_and_key(to: dict[str, str], entity: str) -> None:
+    event = an_event(**to)
+    del event["user_id"]
+    verdict = admitted(a_record(event, key=b"acme"))
+    assert (verdict.user, verdict.audience, verdict.entity) == ("tenant", entity, entity)
+    for key in (b"acme:tenant", b"acme:" + entity.encode(), b"acme:", b"other"):
+        assert refused(a_record(event, key=key)).reason is Reason.WRONG_KEY
+    direct = admitted(a_record(an_event()))
+    assert (direct.user, direct.audience, direct.entity) == ("u:1", None, "u:1")
+
+
 @pytest.mark.parametrize(("room", "fits"), [(0, True), (1, False)])
 def test_the_payload_is_counted_in_bytes_of_compact_json(room: int, fits: bool) -> None:
     body = "ä" * ((PAYLOAD_BYTES_MAX - len('{"title":"tt","body":""}')) // 2)

@@ -51,6 +51,8 @@ GOOD = [
     with_payload(image=None, actions=None, data=None),
     an_event(collapse_key=None, not_before=None),
     an_event(topic="order-news"),
+    an_event(user_id=..., audience="tenant"),
+    an_event(user_id=..., segment_id="vip_1-x"),
 ]
 
 # JSON Schema has no word for "unique by a property".
@@ -78,6 +80,15 @@ BAD: list[tuple[Any, str]] = [
     (an_event(user_id="x" * 129), "user_id"),
     (an_event(user_id="tenant"), "user_id"),
     (an_event(user_id="segment:vip"), "user_id"),
+    (an_event(user_id=...), "event"),
+    (an_event(audience="tenant"), "event"),
+    (an_event(segment_id="vip"), "event"),
+    (an_event(user_id=..., audience="tenant", segment_id="vip"), "event"),
+    (an_event(user_id=..., audience="everybody"), "audience"),
+    (an_event(user_id=..., audience=None), "audience"),
+    (an_event(user_id=..., segment_id="a b"), "segment_id"),
+    (an_event(user_id=..., segment_id=""), "segment_id"),
+    (an_event(user_id=..., segment_id="segment:vip"), "segment_id"),
     (an_event(type="other"), "type"),
     (an_event(type=["service"]), "type"),
     (an_event(ttl=0), "ttl"),
