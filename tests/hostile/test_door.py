@@ -141,4 +141,6 @@ async def test_issuers_that_nobody_knows(victim: Victim) -> None:
 
         statuses = set(await each(ask(number, client) for number, client in enumerate(clients)))
         assert victim.edge_requests - asked <= time.monotonic() - began + 2
-    assert statuses == {Refusals.UNAUTHENTICATED.status}
+    # Who comes before the inbox has answered may come again.
+    assert {Refusals.UNAUTHENTICATED.status} <= statuses
+    assert statuses <= {Refusals.UNAUTHENTICATED.status, Refusals.TENANT_UNKNOWN_YET.status}
