@@ -3,7 +3,8 @@
  *     load PORT HEADS SOURCES SPIN [CPU]
  *
  * PORT: where the clients connect, on 127.0.0.1; HEADS: a file of request heads (u16 length, head), used in turn;
- * SOURCES: how many source addresses, from 127.0.0.2 on; SPIN 1: never sleep, 0: sleep up to 5 ms.
+ * SOURCES: how many source addresses, from 127.0.0.2 on; SPIN 1: never sleep, 0: sleep until
+ * something comes or is due.
  * Commands come as lines on stdin, each is answered by one line of JSON on stdout, in order:
  *
  *     connect COUNT IN_FLIGHT PER_S STAGE AGAIN   open clients; STAGE upgraded, welcomed or resumed; PER_S 0 = no
@@ -26,7 +27,7 @@
 
 #include <signal.h>
 
-enum { COMMAND_BYTES_MAX = 4096 };
+enum { COMMAND_BYTES_MAX = 4096, SLEEP_MS_MAX = LATER_MS * LATERS / 2 }; /* the wheel turns on */
 
 static const uint64_t STDIN = UINT64_MAX, UPSTREAM = UINT64_MAX - 1;
 static enum { IDLE, CONNECT, CLOSE, FEED } doing;
@@ -201,9 +202,19 @@ static void stdin_readable(void) {
     count = 0;
 }
 
+/* How long there is nothing to do of itself, in ms. */
+static int idle_ms(void) {
+    uint64_t now = now_ns(), due = swarm_again_due(), at = UINT64_MAX;
+    if (buffer_count(&upstream.out) > 0) return 1; /* its socket is full */
+    if (doing == CONNECT) at = swarm_connect_due();
+    if (doing == FEED) at = feed_due();
+    if (at < due) due = at;
+    return due <= now ? 0 : due - now < SLEEP_MS_MAX * 1000000ull ? (int)((due - now + 999999) / 1000000) : SLEEP_MS_MAX;
+}
+
 static void turn(int spin) {
     struct epoll_event events[EVENTS_MAX];
-    int count = epoll_wait(swarm.epoll, events, EVENTS_MAX, spin ? 0 : doing == IDLE ? 5 : 1);
+    int count = epoll_wait(swarm.epoll, events, EVENTS_MAX, spin ? 0 : idle_ms());
     for (int i = 0; i < count; i++) {
         if (events[i].data.u64 == STDIN) stdin_readable();
         else if (events[i].data.u64 == UPSTREAM) upstream_readable();

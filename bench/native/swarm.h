@@ -58,7 +58,7 @@ static struct {
     struct client *clients;
     uint32_t clients_count, clients_size, first_free, live;
     struct buffer later[LATERS]; /* clients that come again (head * 2 + settled), by when; later_at: the wheel's hand */
-    uint64_t later_at;
+    uint64_t later_at, laters; /* laters: how many wait there */
     struct buffer returning; /* heads (u64) of clients that were sent away with 1012 and come back */
     struct entry *ledger;
     uint32_t ledger_count, mask;
@@ -78,6 +78,7 @@ static void client_later(uint64_t head, int settled) {
     chance ^= chance << 13, chance ^= chance >> 7, chance ^= chance << 17;
     uint64_t due = now_ns() / 1000000 / LATER_MS + (retry_after_ms + chance % retry_after_ms) / LATER_MS;
     buffer_add(&swarm.later[due % LATERS], &client, sizeof(client));
+    swarm.laters++;
 }
 
 /* `status`: of the answer to its request, or CLOSE_RESTART; 0: its socket is gone. */
@@ -337,9 +338,25 @@ static void swarm_again(void) {
             uint64_t client;
             memcpy(&client, due->data + due->start, sizeof(client));
             due->start += sizeof(client);
+            swarm.laters--;
             client_begin(client >> 1, client & 1);
         }
     }
+}
+
+/* When the next one comes again (now_ns). */
+static uint64_t swarm_again_due(void) {
+    for (uint64_t at = swarm.later_at; swarm.laters > 0; at++)
+        if (buffer_count(&swarm.later[at % LATERS]) > 0) return at * LATER_MS * 1000000;
+    return UINT64_MAX;
+}
+
+/* When the next connect may begin, but for those that end before (now_ns). */
+static uint64_t swarm_connect_due(void) {
+    struct connecting *connecting = &swarm.connecting;
+    if (connecting->begun == connecting->asked || connecting->begun - connecting->settled >= connecting->in_flight_max)
+        return UINT64_MAX;
+    return connecting->per_s > 0 ? connecting->began_ns + (uint64_t)(connecting->begun / connecting->per_s * 1e9) : 0;
 }
 
 /* Begin as many connects as pace and bound allow. */

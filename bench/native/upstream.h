@@ -221,17 +221,29 @@ static void feed_one(void) {
     feeding.at += RECORD_BYTES + subject_count + size;
 }
 
+/* Is less on its way than may be? */
+static int feed_room(void) {
+    uint64_t frames = swarm.counters.frames - feeding.frames_before, acks = swarm.counters.acks - feeding.acks_before;
+    uint64_t back = !feeding.expected ? feeding.replied : swarm.acks_wanted ? acks : frames;
+    return feeding.items * feeding.fan < back + feeding.in_flight_max;
+}
+
+/* When there is something to do of itself (now_ns): the next batch, or to give up. */
+static uint64_t feed_due(void) {
+    uint64_t stalled = feeding.progress_ns + STALL_S * 1000000000ull;
+    uint64_t next = feeding.began_ns + (uint64_t)((double)feeding.items / feeding.per_s * 1e9) + 1;
+    return feeding.per_s > 0 && feeding.at < feeding.count && next < stalled && feed_room() ? next : stalled;
+}
+
 /* Send what pace and bound allow; not active any more when all came back, or nothing came for STALL_S. */
 static void feed_more(void) {
     uint64_t frames = swarm.counters.frames - feeding.frames_before;
-    uint64_t back = !feeding.expected ? feeding.replied : swarm.acks_wanted ? swarm.counters.acks - feeding.acks_before : frames;
     static uint64_t frames_seen;
     if (frames != frames_seen) {
         frames_seen = frames;
         feeding.progress_ns = now_ns();
     }
-    while (feeding.at < feeding.count && feeding.items * feeding.fan < back + feeding.in_flight_max &&
-           buffer_count(&upstream.out) < OUT_BYTES_MAX) {
+    while (feeding.at < feeding.count && feed_room() && buffer_count(&upstream.out) < OUT_BYTES_MAX) {
         if (feeding.per_s > 0 && (double)feeding.items > feeding.per_s * (double)(now_ns() - feeding.began_ns) / 1e9)
             break;
         feed_one();
