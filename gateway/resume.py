@@ -51,11 +51,11 @@ _HALF_WINDOW: Final = UNACKED_PER_CONNECTION_MAX // 2
 class Job:
     """What one connection still owes. `asks`: its presence is settled and it may ask; `first`: no reply yet;
     `recovered`: what `resumed` will say; `held`: frames of the client that came before its welcome; `asked_at`:
-    what its last question said it has."""
+    what its last question said it has; `counters`: of `resumed`, once it only waits for the socket to drain."""
 
     __slots__ = (
-        "asked_at", "asks", "connection", "cursor", "first", "held", "held_bytes", "queued", "recovered", "resumed",
-        "retry_ms", "since_ms", "welcomed",
+        "asked_at", "asks", "connection", "counters", "cursor", "first", "held", "held_bytes", "queued",
+        "recovered", "resumed", "retry_ms", "since_ms", "welcomed",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, cursor: Cursor | None, live: bool, since_ms: int) -> None:
@@ -72,6 +72,7 @@ class Job:
         self.held_bytes = 0
         self.since_ms = since_ms
         self.asked_at: list[int] = LANES_UNKNOWN
+        self.counters: Counters | None = None
 
 
 class Resume:
@@ -138,6 +139,9 @@ class Resume:
     def nudge(self, connection: Connection) -> None:
         """Something changed (an item did not fit, acks came, the socket drained): fill if that is possible now."""
         job = connection.state
+        if isinstance(job, Job) and job.counters is not None:
+            self._drained(job)
+            return
         if connection.session.window_free() < _HALF_WINDOW:
             return
         if isinstance(job, Job):
@@ -271,6 +275,9 @@ class Resume:
             return
         job.retry_ms = FILL_RETRY_MS
         self._clock.observe(reply.database_ms, now_ms())
+        if any(at < asked for at, asked in zip(session.at(), job.asked_at, strict=True)):
+            self._enqueue(job)  # what waited for the socket went back to the log: the answer begins behind it
+            return
         if job.first:
             self._first(job, reply)
         complete = self._write(job, reply)
@@ -278,8 +285,8 @@ class Resume:
         if complete and not reply.more:
             session.begin_live()
             over = not session.wanted()
-            if over:
-                self._resumed(job, reply.counters)
+            if over and not self._resumed(job, reply.counters):
+                return
         connection.flush()
         if over or not connection.is_open():
             self._over(job)
@@ -384,13 +391,33 @@ class Resume:
                 session.set_at(LANE_BY_NAME[name], seq)
             session.begin_live()
 
-    def _resumed(self, job: Job, counters: Counters) -> None:
+    def _resumed(self, job: Job, counters: Counters) -> bool:
+        """Say so once the socket took everything owed (the rest may go back to the log). False: it is full."""
         if job.resumed:
-            return
+            return True
+        session = job.connection.session
+        if session.unacked():
+            job.connection.flush()
+            if session.pending():
+                job.counters = counters
+                job.queued = False
+                return False
         job.resumed = True
-        at = {name: seq for name, seq in zip(LANE_NAMES, job.connection.session.at(), strict=True) if seq >= 0}
-        # Behind everything that is owed.
-        job.connection.session.send(encode(Resumed(at, counters, job.recovered)), last=True)
+        at = {name: seq for name, seq in zip(LANE_NAMES, session.at(), strict=True) if seq >= 0}
+        session.send(encode(Resumed(at, counters, job.recovered)), last=True)
+        return True
+
+    def _drained(self, job: Job) -> None:
+        """The socket was full, with `resumed` to come: has it taken everything, or is something owed again?"""
+        counters, session = job.counters, job.connection.session
+        if session.wanted():
+            job.counters = None
+            self._enqueue(job)
+        elif counters is not None and not session.pending():
+            job.counters = None
+            if self._resumed(job, counters):
+                job.connection.flush()
+                self._over(job)
 
 
 def welcomed(connection: Connection) -> bool:

@@ -132,6 +132,8 @@ FRAGMENTS_MAX: Final = 64
 MESSAGES_TEXT_ONLY: Final = True  # binary -> 1003; the conformance server alone, which must echo it, says False
 MESSAGE_OPEN_MS_MAX: Final = 10_000
 WRITE_BUFFER_BYTES_MAX: Final = 65_536  # unsent bytes of one connection; above it lanes wait, pings end it
+UNSENT_MS_MAX: Final = 1_000  # what waits for a full socket longer than this goes back to the log
+EXPIRED_MS_MAX: Final = 2_000  # REQUIREMENT: nothing is written later than this after its expiry
 HEADER_BYTES_MAX: Final = 16_384
 PROXY_HEADER_BYTES_MAX: Final = 4_096  # version 2 with TLVs; a load balancer's are some hundred bytes
 FORWARDED_ENTRIES_MAX: Final = 32  # looked at in X-Forwarded-For, from its end
@@ -236,6 +238,7 @@ assert FILL_BYTES_MAX + PAYLOAD_BYTES_MAX * 4 < BUS_MESSAGE_BYTES_MAX
 assert BUS_BATCH_BYTES_MAX < BUS_MESSAGE_BYTES_MAX
 assert LEASE_RENEW_MS * 2 < LEASE_MS <= GATEWAY_DEAD_MS
 assert PONG_DUE_MS < HEARTBEAT_MS
+assert UNSENT_MS_MAX < EXPIRED_MS_MAX
 assert CLIENT_FRAMES_PER_S_MAX <= CLIENT_FRAMES_BURST_MAX
 assert CLIENT_PINGS_PER_S_MAX <= CLIENT_PINGS_BURST_MAX
 assert WHEEL_TICK_MS * WHEEL_SLOTS > HEARTBEAT_MS + PONG_DUE_MS

@@ -5,7 +5,8 @@ Deficit round robin over the three priorities (LANE_WEIGHTS: of 100 items taken 
 user's lane keeps its order, HIGH overtakes LOW, and neither LOW nor a small tenant ever starves.
 
 A job carries the time until which this process may send it (`mine_until_s`). After that its row in
-PostgreSQL is due again and belongs to whoever sweeps it: `take` drops it here.
+PostgreSQL is due again and belongs to whoever sweeps it: `take` drops it here. It also drops what a newer one
+of its collapse key and lane has joined here meanwhile: its row is COLLAPSED.
 """
 
 import asyncio
@@ -33,11 +34,13 @@ _CLAIMED_S: Final = (SWEEP_CLAIM_MS - BUS_REQUEST_TIMEOUT_MS) / 1000
 
 @dataclasses.dataclass(slots=True)
 class Job:
-    """One notification to send. `parked`: its row is PARKED and gets a second look at presence."""
+    """One notification to send. `parked`: its row is PARKED and gets a second look at presence. `replaced`: by a
+    newer one of its collapse key."""
 
     notification: StoredNotification
     mine_until_s: float  # by time.monotonic()
     parked: bool = False
+    replaced: bool = False
 
     @property
     def priority(self) -> int:
@@ -77,13 +80,43 @@ class _Tenants:
         self.count -= 1
         return job
 
-    def drop_newest(self) -> None:
-        """Forget the newest job of the tenant that is last in line. Call only if count > 0."""
+    def drop_newest(self) -> Job:
+        """Forget the newest job of the tenant that is last in line; which. Call only if count > 0."""
         tenant, queue = next(reversed(self._queues.items()))
-        queue.pop()
+        job = queue.pop()
         if not queue:
             del self._queues[tenant]
         self.count -= 1
+        return job
+
+
+class _Newest:
+    """Of the queued jobs of a user's lane with one collapse key, the newest."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[tuple[str, str, int, str], Job] = {}
+
+    def join(self, job: Job) -> None:
+        """The job is queued: of it and the one before it, the older one is replaced."""
+        if (key := _collapse_key(job)) is None:
+            return
+        held = self._jobs.setdefault(key, job)
+        if held.notification.seq > job.notification.seq:
+            job.replaced = True
+        elif held is not job:
+            held.replaced = held.notification.seq < job.notification.seq
+            self._jobs[key] = job
+
+    def leave(self, job: Job) -> None:
+        """The job is not queued any more."""
+        key = _collapse_key(job)
+        if key is not None and self._jobs.get(key) is job:
+            del self._jobs[key]
+
+
+def _collapse_key(job: Job) -> tuple[str, str, int, str] | None:
+    one = job.notification
+    return None if one.collapse_key is None else (one.tenant, one.user, one.lane, one.collapse_key)
 
 
 class Scheduler:
@@ -94,6 +127,7 @@ class Scheduler:
     ) -> None:
         self._priorities = tuple(_Tenants() for _ in LANE_WEIGHTS)
         self._credits = list(LANE_WEIGHTS)
+        self._newest = _Newest()
         self._items_max = items_max
         self._now_s = now_s
         self._closed = False
@@ -114,6 +148,7 @@ class Scheduler:
         if self._closed or (self.room <= 0 and not self._make_room(job.priority)):
             return False
         self._priorities[job.priority].push(job)
+        self._newest.join(job)
         self._gauge(job.priority)
         self._filled.set()
         return True
@@ -136,7 +171,7 @@ class Scheduler:
         """Drop a job of the lowest priority below this one; False: there is none."""
         for number in range(len(self._priorities) - 1, priority, -1):
             if self._priorities[number].count:
-                self._priorities[number].drop_newest()
+                self._newest.leave(self._priorities[number].drop_newest())
                 self._gauge(number)
                 return True
         return False
@@ -147,7 +182,8 @@ class Scheduler:
         while len(jobs) < n and (priority := self._next_priority()) is not None:
             self._credits[priority] -= 1
             job = self._priorities[priority].pop()
-            if job.mine_until_s > now_s:
+            self._newest.leave(job)
+            if job.mine_until_s > now_s and not job.replaced:
                 jobs.append(job)
         for priority in range(len(self._priorities)):
             self._gauge(priority)

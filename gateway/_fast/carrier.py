@@ -32,9 +32,9 @@ class Connection(Protocol):
 
     def flush(self) -> None:
         """One write of everything the session queued. Nothing on a dead socket. What the socket does not take waits
-        in the session, HIGH before MEDIUM before LOW; with WRITE_BUFFER_BYTES_MAX more than when it became
-        congested the socket is aborted (TOO_SLOW). Not needed inside message(), opened() and writable(): the
-        connection flushes after them."""
+        in the session, HIGH before MEDIUM before LOW, but no longer than UNSENT_MS_MAX (Session.put_back); with
+        WRITE_BUFFER_BYTES_MAX more than when it became congested the socket is aborted (TOO_SLOW). Not needed
+        inside message(), opened() and writable(): the connection flushes after them."""
 
     def congested(self) -> bool:
         """What waits went above WRITE_BUFFER_BYTES_MAX and is not below a quarter of it yet: lanes wait in the log
@@ -68,7 +68,8 @@ class Policy(Protocol):
         """Acks that message() did not see made room, and the session wants more."""
 
     def writable(self, connection: Connection) -> None:
-        """The socket drained below its low-water mark."""
+        """The socket drained: below its low-water mark, or wholly while `state` is set; or it takes bytes again,
+        and what had waited for that too long went back to the log."""
 
     def closed(self, connection: Connection, clean: bool) -> None:
         """The socket is gone; `clean` = a close handshake happened. Called exactly once."""

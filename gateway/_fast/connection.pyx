@@ -87,7 +87,7 @@ cdef class Connection(WSListener):
             acked = self._acks.ack(self.session, text, unix_ms())
         if acked < 0:
             self._policy.message(self, text)
-        elif acked > 0 and self.session.wants():
+        elif acked > 0 and self.session.wanted():
             self._policy.acked(self)
         return 0
 
@@ -115,9 +115,11 @@ cdef class Connection(WSListener):
 
     cpdef resume_writing(self):
         """picows: the socket took everything."""
+        cdef bint told = self.session.stale(monotonic_ms())
         self._full = False
         self.flush()
-        if self.session.relieved() and self.is_open():
+        told = self.session.relieved() or told or self.state is not None and self.session._out_bytes == 0
+        if told and self.is_open():
             self._policy.writable(self)
             self.flush()
 
@@ -137,7 +139,7 @@ cdef class Connection(WSListener):
                 self._start_close_timer()
                 return
             self._write(transport)
-            if self._full and session.held():
+            if self._full and session.held(monotonic_ms()):
                 self.abort()
                 return
         if session.close_sent:

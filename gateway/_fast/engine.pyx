@@ -137,7 +137,7 @@ cdef class Engine(Doors):
             acked = self._acks.ack(session, text, unix_ms())
         if acked < 0:
             self._policy.message(connection, text)
-        elif acked > 0 and session.wants():
+        elif acked > 0 and session.wanted():
             self._policy.acked(connection)
         return 0
 
@@ -188,12 +188,15 @@ cdef class Engine(Doors):
     cdef int _drained(self, Slot* slot) except -1:
         """An open socket that was full takes bytes again."""
         cdef EngineConnection connection = <EngineConnection>slot.owner
+        cdef Session session = connection.session
+        cdef bint told = session.stale(monotonic_ms())
         slot.full = False
         connection.flush()
         if connection._slot == NULL:
             return 0
         self._watch(slot)
-        if connection.session.relieved() and connection.is_open():
+        told = session.relieved() or told or connection.state is not None and session._out_bytes == 0
+        if told and connection.is_open():
             try:
                 self._policy.writable(connection)
             except Exception as error:  # a fault of ours ends this connection only, as in message()
@@ -282,7 +285,7 @@ cdef class EngineConnection:
             if not self._engine._send(slot, session):
                 session.discard()
                 return
-        if slot.full and session.held():
+        if slot.full and session.held(monotonic_ms()):
             self.abort()
         elif session.close_sent and session.phase == PHASE_CLOSED:
             self._engine._end(slot)

@@ -1,19 +1,20 @@
 """The frames one connection has not been sent yet, first those of the highest class. Inline C for session.pyx.
 
 Frames leave in the order of their class, first in first out within one; a frame that is partly on the wire is
-finished first. All memory is PyMem, owned by the Outbox, which exists only while something waits in it: an idle
-connection has none. Payloads are copied; the pieces of outbox_pieces() are valid until the next call.
+finished first. Of the classes between the first and the last one all others can be taken out again. All memory is
+PyMem, owned by the Outbox, which exists only while something waits in it: an idle connection has none. Payloads are
+copied; the pieces of outbox_pieces() are valid until the next call.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
 from posix.uio cimport iovec
 
 cdef enum:
-    CLASSES = 3  # control and HIGH, MEDIUM, LOW
+    CLASSES = 5  # control, HIGH, MEDIUM, LOW, what overtakes nothing
     CLASS_FIRST = 0
-    CLASS_LAST = 2
+    CLASS_LAST = 4
     PIECES = CLASSES + 1
     HEADER_BYTES_MAX = 10  # server to client: no mask
     QUEUE_BYTES_MIN = 256
@@ -30,6 +31,7 @@ cdef struct Outbox:
     Py_ssize_t owed_bytes  # of the frame that is partly on the wire; it leads its queue
     int owed_class
     Py_ssize_t bytes_max  # while the session is blocked: more than this is too much
+    int64_t full_since_ms  # what waits longest does so since then; 0 = the socket was not full yet
 
 
 cdef inline void outbox_free(Outbox** self) noexcept:
@@ -166,21 +168,13 @@ cdef inline Py_ssize_t _leave(Outbox* self, int frame_class, Py_ssize_t count) n
     return count
 
 
-cdef inline void outbox_sent(Outbox** self, Py_ssize_t count) noexcept:
-    """The first `count` bytes of the pieces, which hold as many, have left. With nothing left, no outbox."""
-    cdef Outbox* box = self[0]
+cdef inline void _tidy(Outbox** self) noexcept:
+    """Free what is empty. With nothing left, no outbox."""
     cdef Queue* queue
-    cdef Py_ssize_t owed = min(box.owed_bytes, count)
     cdef bint empty = True
     cdef int i
-    if owed:
-        box.queues[box.owed_class].start += owed
-        box.owed_bytes -= owed
-        count -= owed
     for i in range(CLASSES):
-        queue = &box.queues[i]
-        if count:
-            count -= _leave(box, i, count)
+        queue = &self[0].queues[i]
         if queue.start == queue.end and queue.data != NULL:
             PyMem_Free(queue.data)
             queue.data = NULL
@@ -188,3 +182,36 @@ cdef inline void outbox_sent(Outbox** self, Py_ssize_t count) noexcept:
         empty = empty and queue.data == NULL
     if empty:
         outbox_free(self)
+
+
+cdef inline Py_ssize_t outbox_take_out(Outbox** self) noexcept:
+    """Forget the frames between the first class and the last of which nothing is on the wire; how many bytes."""
+    cdef Outbox* box = self[0]
+    cdef Queue* queue
+    cdef Py_ssize_t kept
+    cdef Py_ssize_t out = 0
+    cdef int i
+    for i in range(CLASS_FIRST + 1, CLASS_LAST):
+        queue = &box.queues[i]
+        kept = queue.start + (box.owed_bytes if box.owed_class == i else 0)
+        out += queue.end - kept
+        queue.end = kept
+        queue.waiting = 0
+    box.full_since_ms = 0
+    _tidy(self)
+    return out
+
+
+cdef inline void outbox_sent(Outbox** self, Py_ssize_t count) noexcept:
+    """The first `count` bytes of the pieces, which hold as many, have left. With nothing left, no outbox."""
+    cdef Outbox* box = self[0]
+    cdef Py_ssize_t owed = min(box.owed_bytes, count)
+    cdef int i
+    if owed:
+        box.queues[box.owed_class].start += owed
+        box.owed_bytes -= owed
+        count -= owed
+    for i in range(CLASSES):
+        if count:
+            count -= _leave(box, i, count)
+    _tidy(self)

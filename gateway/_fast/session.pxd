@@ -66,7 +66,9 @@ cdef class Session:
     cpdef object close(self, int code, str reason)
     cpdef object end(self)
     cdef void sent(self, Py_ssize_t count) noexcept
-    cdef bint held(self) except -1
+    cdef bint held(self, int64_t now_ms) except -1
+    cdef bint stale(self, int64_t now_ms) noexcept
+    cpdef void put_back(self) noexcept
     cdef bint relieved(self) noexcept
     cdef void discard(self) noexcept
 
@@ -79,14 +81,15 @@ cdef class Session:
     cdef int _peer_close(self, bytes payload) except -1
     cdef int _violate(self, int code, str reason) except -1
     cdef int _lane(self, int lane) except -1
+    cdef const char* _item(self, int lane, bytes ident) except NULL
     cdef int _write_item(self, int lane, const char* body, Py_ssize_t count) except -1
     cdef int _write_new(
-        self, int lane, int64_t seq, const char* ident, const char* body, Py_ssize_t count,
+        self, int lane, int64_t seq, const char* ident, const char* body, Py_ssize_t count, bint again=*,
     ) except -1
     cdef int find_written(self, const char* ident) noexcept
     cdef int offer_bytes(
         self, int lane, int64_t seq, int64_t prev, const char* ident,
         const char* body, Py_ssize_t count, bint retry,
     ) except -1
-    cdef bint wants(self) noexcept
-    cdef int _free(self) noexcept
+    cpdef bint wanted(self) noexcept
+    cpdef int window_free(self) noexcept

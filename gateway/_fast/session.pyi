@@ -57,8 +57,8 @@ class Session:
         continuation), 1003 binary, 1007, 1009 (size, fragments, open too long), 4410 (pongs not taken), 4429 (rate
         of messages, beside one per notification written, or of pings and unasked pongs)."""
     def send(self, frame: bytes, binary: bool = False, last: bool = False) -> None:
-        """Queue a server frame outside lanes and window, in the class of HIGH; with `last` in that of LOW, so that
-        it overtakes nothing. `binary`: for the conformance server only."""
+        """Queue a server frame outside lanes and window, before what waits of the lanes; with `last` behind it.
+        `binary`: for the conformance server only."""
     def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes, retry: bool = False) -> int:
         """A live item from the bus. WRITTEN: queued, or already had. FULL: its prev is missing, the window is
         full, or the session is resuming: remembered as wanted; a fill brings it.
@@ -79,6 +79,9 @@ class Session:
     def ack_upto(self, ident: bytes) -> list[tuple[bytes, int, int]] | None:
         """Everything written up to and with `ident`, in the order of the wire: (id, lane, seq). None: it is acked,
         was never written, or waits in the queue still."""
+    def put_back(self) -> None:
+        """Take what waits of the lanes out of the queue and the window, but for a frame partly taken: at() is then
+        before it, and it is wanted. Carriers do so when a socket takes bytes again after UNSENT_MS_MAX."""
     def at(self) -> list[int]:
         """Per lane, the seq up to which this connection has everything; -1 = nothing known."""
     def set_at(self, lane: int, seq: int) -> None:
@@ -102,4 +105,4 @@ class Session:
         """Bytes queued."""
     def take(self, bytes_max: int | None = None) -> bytes:
         """The queued frames as they leave, coalesced for one write, or the first `bytes_max` bytes of it; those
-        count as written. Control and HIGH, then MEDIUM, then LOW; a frame partly taken is finished first."""
+        count as written. Control, HIGH, MEDIUM, LOW, last; a frame partly taken is finished first."""

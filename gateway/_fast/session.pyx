@@ -12,11 +12,11 @@ from libc.string cimport memcpy
 
 from gateway._fast.framing cimport CONTROL_BYTES_MAX, REASON_BYTES_MAX, close_code_may_arrive
 from gateway._fast.framing cimport OP_BINARY, OP_CLOSE, OP_CONTINUATION, OP_PING, OP_PONG, OP_TEXT
-from gateway._fast.outbox cimport CLASS_FIRST, CLASS_LAST, CLASSES
-from gateway._fast.outbox cimport outbox_add, outbox_copy, outbox_free, outbox_sent
+from gateway._fast.outbox cimport CLASS_FIRST, CLASS_LAST
+from gateway._fast.outbox cimport outbox_add, outbox_copy, outbox_free, outbox_sent, outbox_take_out
 from gateway._fast.utf8 cimport utf8_more, utf8_whole
-from gateway._fast.window cimport Written, window_clear, window_find, window_find_written, window_insert
-from gateway._fast.window cimport window_place, window_remove
+from gateway._fast.window cimport Written, lane_class, window_clear, window_find, window_find_written
+from gateway._fast.window cimport window_insert, window_place, window_put_back, window_remove
 
 from notification import limits as _limits
 
@@ -62,6 +62,7 @@ cdef:
     int _BAD_FRAMES_MAX = _limits.BAD_FRAMES_MAX
     Py_ssize_t _UNSENT_BYTES_MAX = _limits.WRITE_BUFFER_BYTES_MAX
     Py_ssize_t _UNSENT_BYTES_LOW = _limits.WRITE_BUFFER_BYTES_MAX // 4
+    int64_t _UNSENT_MS_MAX = _limits.UNSENT_MS_MAX
 
 
 @cython.no_gc  # holds text and bytes only, which make no cycles: 16 bytes less, and nothing to visit
@@ -102,8 +103,8 @@ cdef class Session:
         if self.phase == PHASE_AWAIT_AUTH:
             self.phase = PHASE_RESUMING
 
-    @property  # made when it is asked for: as an object it was a tenth of an idle connection
-    def session_id(self):
+    @property
+    def session_id(self):  # made when it is asked for: as an object it was a tenth of an idle connection
         return PyBytes_FromStringAndSize(<char*>self._id, sizeof(self._id)).hex()
 
     # --- frames in ----------------------------------------------------------
@@ -175,18 +176,16 @@ cdef class Session:
         self._parts_bytes += count
         if self._parts_bytes > _MESSAGE_BYTES_MAX or len(self._parts) > _PARTS_COUNT_MAX:
             self._violate(TOO_BIG[0], TOO_BIG[1])
-            return None
-        if not self.binary and not utf8_more(&self._text, <const unsigned char*>PyBytes_AS_STRING(payload), count):
+        elif (
+            not self.binary and not utf8_more(&self._text, <const unsigned char*>PyBytes_AS_STRING(payload), count)
+            or fin and self._text.due
+        ):
             self._violate(INVALID_TEXT[0], INVALID_TEXT[1])
-            return None
-        if not fin:
-            return None
-        if self._text.due:
-            self._violate(INVALID_TEXT[0], INVALID_TEXT[1])
-            return None
-        whole = b"".join(self._parts)
-        self._parts = None
-        return whole
+        elif fin:
+            whole = b"".join(self._parts)
+            self._parts = None
+            return whole
+        return None
 
     cdef int _control(self, int opcode, bint fin, bytes payload, int64_t now_ms) except -1:
         cdef Py_ssize_t count = PyBytes_GET_SIZE(payload)
@@ -253,15 +252,13 @@ cdef class Session:
 
     def ping(self, int64_t now_ms):
         """Queue a PING whose payload is its number; pong_due_ms() counts from now."""
-        if self.phase >= PHASE_CLOSING:
-            return
         if self._parts is not None and now_ms - self._parts_since_ms > _MESSAGE_OPEN_MS_MAX:
             self._violate(TOO_BIG[0], TOO_BIG[1])
+        if self.phase >= PHASE_CLOSING:
             return
         self._ping_number += 1
         cdef bytes payload = self._ping_number.to_bytes(PING_BYTES, "big")
-        self._pinged_ms = now_ms
-        self._pong_due_ms = now_ms + _PONG_DUE_MS
+        self._pinged_ms, self._pong_due_ms = now_ms, now_ms + _PONG_DUE_MS
         self._frame(OP_PING, PyBytes_AS_STRING(payload), PING_BYTES)
 
     def pong_due_ms(self):
@@ -331,8 +328,10 @@ cdef class Session:
             if self.close_received:
                 self.phase = PHASE_CLOSED
 
-    cdef bint held(self) except -1:
+    cdef bint held(self, int64_t now_ms) except -1:
         """The socket is full. Above the high-water mark lanes wait in the log; True: even so it became too much."""
+        if self._outbox != NULL and self._outbox.full_since_ms == 0:
+            self._outbox.full_since_ms = now_ms
         if self.phase >= PHASE_CLOSING or self._out_bytes <= _UNSENT_BYTES_MAX:
             return False
         if not self.blocked:
@@ -342,6 +341,19 @@ cdef class Session:
             self._violate(TOO_SLOW[0], TOO_SLOW[1])  # never sent: tells the policy why
             return True
         return False
+
+    cdef bint stale(self, int64_t now_ms) noexcept:
+        """The socket takes bytes again: put_back() and True if something waited for that for too long."""
+        cdef bint over = self._outbox != NULL and 0 < self._outbox.full_since_ms <= now_ms - _UNSENT_MS_MAX
+        if over:
+            self.put_back()
+        return over
+
+    cpdef void put_back(self) noexcept:
+        """What waits of the lanes goes back to the log, and a fill brings what has not expired or been replaced."""
+        window_put_back(&self._window, self._outbox, self._frames, self._at, self._want)
+        if self._outbox != NULL:
+            self._out_bytes -= outbox_take_out(&self._outbox)
 
     cdef bint relieved(self) noexcept:
         """The socket took some: True when that ended blocking."""
@@ -361,18 +373,24 @@ cdef class Session:
             raise ValueError(f"lane must be 0 to {LANES - 1}")
         return lane
 
+    cdef const char* _item(self, int lane, bytes ident) except NULL:
+        self._lane(lane)
+        if PyBytes_GET_SIZE(ident) != 16:
+            raise ValueError("ident must be 16 bytes")
+        return PyBytes_AS_STRING(ident)
+
     cdef int _write_item(self, int lane, const char* body, Py_ssize_t count) except -1:
         """Queue a notification in its lane's class; its ack will cost no rate budget."""
-        self._frame(OP_TEXT, body, count, lane % CLASSES)
+        self._frame(OP_TEXT, body, count, lane_class(lane))
         self._ack_credit = min(self._ack_credit + 1, _UNACKED_COUNT_MAX)
         return 0
 
     cdef int _write_new(
-        self, int lane, int64_t seq, const char* ident, const char* body, Py_ssize_t count,
+        self, int lane, int64_t seq, const char* ident, const char* body, Py_ssize_t count, bint again=False,
     ) except -1:
         """... and note it in the window, where its frame will be on the wire."""
         cdef int index = window_place(&self._window, lane, self._outbox, self._frames)
-        window_insert(&self._window, index, lane, seq, ident, self._frames[lane % CLASSES])
+        window_insert(&self._window, index, lane, seq, ident, self._frames[lane_class(lane)], again)
         return self._write_item(lane, body, count)
 
     cdef int find_written(self, const char* ident) noexcept:
@@ -383,12 +401,8 @@ cdef class Session:
         self, int lane, int64_t seq, int64_t prev, bytes ident not None, bytes body not None, bint retry=False,
     ):
         """A live item from the bus: WRITTEN, or FULL and remembered as wanted. ValueError: lane or id malformed."""
-        self._lane(lane)
-        if PyBytes_GET_SIZE(ident) != 16:
-            raise ValueError("ident must be 16 bytes")
-        return self.offer_bytes(
-            lane, seq, prev, PyBytes_AS_STRING(ident), PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), retry
-        )
+        cdef const char* raw = self._item(lane, ident)
+        return self.offer_bytes(lane, seq, prev, raw, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), retry)
 
     cdef int offer_bytes(
         self, int lane, int64_t seq, int64_t prev, const char* ident,
@@ -403,13 +417,13 @@ cdef class Session:
                 return _WRITTEN
             if self.find_written(ident) >= 0:
                 self._write_item(lane, body, count)
-            elif retry and self._free() > 0 and window_find(&self._window, ident) < 0:
+            elif retry and self.window_free() > 0 and window_find(&self._window, ident) < 0:
                 # The client's cursor says that it has this one, but no ack of it has arrived: ask again.
-                self._write_new(lane, seq, ident, body, count)
+                self._write_new(lane, seq, ident, body, count, True)
             return _WRITTEN
         if (
             self.phase == PHASE_LIVE and self._at[lane] >= prev and self._at[lane] >= 0
-            and self._want[lane] <= self._at[lane] and self._free() > 0
+            and self._want[lane] <= self._at[lane] and self.window_free() > 0
         ):
             self._write_new(lane, seq, ident, body, count)
             self._at[lane] = seq
@@ -419,23 +433,20 @@ cdef class Session:
 
     def fill(self, int lane, int64_t seq, int64_t prev, bytes ident not None, bytes body not None):
         """An owed item from the log, in lane order (so `prev` needs no look). False: no room, nothing queued."""
-        self._lane(lane)
-        if PyBytes_GET_SIZE(ident) != 16:
-            raise ValueError("ident must be 16 bytes")
+        cdef const char* raw = self._item(lane, ident)
         if self.phase != PHASE_RESUMING and self.phase != PHASE_LIVE:
             return False
         if seq <= self._at[lane]:
             return True
-        if self._free() == 0:
+        if self.window_free() == 0:
             return False
-        self._write_new(lane, seq, PyBytes_AS_STRING(ident), PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        self._write_new(lane, seq, raw, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
         self._at[lane] = seq
         return True
 
     def advance(self, int lane, int64_t seq):
         """The lane is complete up to `seq`; never moves back."""
-        self._lane(lane)
-        self._at[lane] = max(self._at[lane], seq)
+        self._at[lane] = max(self._at[self._lane(lane)], seq)
 
     def set_at(self, int lane, int64_t seq):
         """Start of a lane from a cursor."""
@@ -448,9 +459,7 @@ cdef class Session:
 
     def ack(self, bytes ident not None):
         """(lane, seq) of a written, unacked id (16 bytes); else None. Frees its place."""
-        if PyBytes_GET_SIZE(ident) != 16:
-            return None
-        cdef int i = window_find(&self._window, PyBytes_AS_STRING(ident))
+        cdef int i = window_find(&self._window, PyBytes_AS_STRING(ident)) if PyBytes_GET_SIZE(ident) == 16 else -1
         if i < 0:
             return None
         found = (self._window.entries[i].lane, self._window.entries[i].seq)
@@ -459,11 +468,8 @@ cdef class Session:
 
     def ack_upto(self, bytes ident not None):
         """[(id, lane, seq)] written up to and with `ident`, in wire order; None: not written, or acked."""
-        if PyBytes_GET_SIZE(ident) != 16:
-            return None
-        cdef int i
         cdef Written* one
-        cdef int last = self.find_written(PyBytes_AS_STRING(ident))
+        cdef int i, last = self.find_written(PyBytes_AS_STRING(ident)) if PyBytes_GET_SIZE(ident) == 16 else -1
         if last < 0:
             return None
         found = []
@@ -478,22 +484,16 @@ cdef class Session:
         cdef int lane
         return [self._at[lane] for lane in range(LANES)]
 
-    def wanted(self):
+    cpdef bint wanted(self) noexcept:
         """Some lane was offered beyond at()."""
-        return self.wants()
-
-    cdef bint wants(self) noexcept:
         cdef int lane
         for lane in range(LANES):
             if self._want[lane] > self._at[lane]:
                 return True
         return False
 
-    def window_free(self):
+    cpdef int window_free(self) noexcept:
         """Places left of UNACKED_PER_CONNECTION_MAX; 0 while blocked."""
-        return self._free()
-
-    cdef int _free(self) noexcept:
         return 0 if self.blocked else _UNACKED_COUNT_MAX - self._window.count
 
     def unacked(self):

@@ -45,10 +45,11 @@ class Session:
         self.phase = AWAIT_AUTH
         self.close_code = 0
         self.close_sent = self.close_received = self.blocked = self.binary = False
-        self._queues: list[list[bytearray]] = [[], [], []]  # whole frames: control and HIGH, MEDIUM, LOW
+        self._queues: list[list[bytearray]] = [[], [], [], [], []]  # whole frames: control, HIGH, MEDIUM, LOW, last
         self._started = b""  # the rest of a frame that is partly taken
         self._pongs = 0
-        self._window: list[tuple[bytes, int, int, bytearray]] = []  # with the frame: a bytearray is itself only
+        # With the frame (a bytearray is itself only), and whether only its ack was asked for again.
+        self._window: list[tuple[bytes, int, int, bytearray, bool]] = []
         self._at = [-1] * LANE_COUNT
         self._want = [-1] * LANE_COUNT
         self._parts: list[bytes] | None = None
@@ -186,7 +187,7 @@ class Session:
 
     def send(self, frame: bytes, binary: bool = False, last: bool = False) -> None:
         if self.phase < CLOSING:
-            self._frame(_BINARY if binary else _TEXT, frame, 2 if last else 0)
+            self._frame(_BINARY if binary else _TEXT, frame, 4 if last else 0)
 
     def ping(self, now_ms: int) -> None:
         if self.phase >= CLOSING:
@@ -222,7 +223,7 @@ class Session:
         if self.phase >= CLOSING:
             return
         cut = reason.encode()[:123].decode(errors="ignore").encode()
-        self._frame(_CLOSE, struct.pack("!H", code) + cut, 2)
+        self._frame(_CLOSE, struct.pack("!H", code) + cut, 4)
         self.close_code = code
         self.phase = CLOSING
 
@@ -233,7 +234,7 @@ class Session:
 
     def end(self) -> None:
         self.phase = CLOSED
-        self._queues, self._started, self._window, self._parts = [[], [], []], b"", [], None
+        self._queues, self._started, self._window, self._parts = [[], [], [], [], []], b"", [], None
         self._pongs = self._due_ms = 0
 
     def pending(self) -> int:
@@ -268,16 +269,28 @@ class Session:
 
     def _put(self, lane: int, body: bytes) -> bytearray:
         self._ack_credit = min(self._ack_credit + 1, limits.UNACKED_PER_CONNECTION_MAX)
-        return self._frame(_TEXT, body, lane % 3)
+        return self._frame(_TEXT, body, 1 + lane % 3)
 
-    def _put_new(self, lane: int, seq: int, ident: bytes, body: bytes) -> None:
+    def _put_new(self, lane: int, seq: int, ident: bytes, body: bytes, again: bool = False) -> None:
         """Note it before what it overtakes: frames of a lower class of which nothing was taken."""
         overtaken = [
-            index for index, (_, other, _, frame) in enumerate(self._window)
+            index for index, (_, other, _, frame, _) in enumerate(self._window)
             if other % 3 > lane % 3 and self._waits(frame)
         ]  # fmt: skip
         index = overtaken[0] if overtaken else len(self._window)
-        self._window.insert(index, (ident, lane, seq, self._put(lane, body)))
+        self._window.insert(index, (ident, lane, seq, self._put(lane, body), again))
+
+    def put_back(self) -> None:
+        kept = []
+        for entry in self._window:
+            _, lane, seq, frame, again = entry
+            if not self._waits(frame):
+                kept.append(entry)
+            elif not again:
+                self._want[lane] = max(self._want[lane], self._at[lane])
+                self._at[lane] = min(self._at[lane], seq - 1)
+        self._window = kept
+        self._queues[1:4] = [], [], []
 
     def offer(self, lane: int, seq: int, prev: int, ident: bytes, body: bytes, retry: bool = False) -> int:
         self._check(lane, ident)
@@ -292,7 +305,7 @@ class Session:
                 if not self._waits(known[3]):
                     self._put(lane, body)
             elif retry and self.window_free():
-                self._put_new(lane, seq, ident, body)
+                self._put_new(lane, seq, ident, body, again=True)
             return WRITTEN
         in_order = at >= 0 and prev <= at and self._want[lane] <= at
         if self.phase == LIVE and in_order and self.window_free():
@@ -327,14 +340,14 @@ class Session:
             self.phase = LIVE
 
     def ack(self, ident: bytes) -> tuple[int, int] | None:
-        for index, (one, lane, seq, _) in enumerate(self._window):
+        for index, (one, lane, seq, _, _) in enumerate(self._window):
             if one == ident:
                 del self._window[index]
                 return lane, seq
         return None
 
     def ack_upto(self, ident: bytes) -> list[tuple[bytes, int, int]] | None:
-        for index, (one, _, _, frame) in enumerate(self._window):
+        for index, (one, _, _, frame, _) in enumerate(self._window):
             if one == ident:
                 if self._waits(frame):
                     return None

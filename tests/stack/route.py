@@ -55,8 +55,8 @@ class App:
         self.owed: list[dict[str, Any]] = []
         self._socket: ClientConnection | None = None
 
-    async def open(self, *, cursor: bool = False, ack: bool = True) -> Self:
-        """Connect and read until `resumed`; what was owed is in `owed`."""
+    async def open(self, *, cursor: bool = False, ack: bool = True, **options: Any) -> Self:
+        """Connect and read until `resumed`; what was owed is in `owed`. `options` are those of the library."""
         url = self._url
         if cursor:
             url += "&cursor=" + cursor_to_text(Cursor(self.epoch, self.at))
@@ -64,6 +64,7 @@ class App:
             url,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             additional_headers={"Authorization": f"Bearer {self._token}"},
+            **options,
         )
         self.owed = []
         self.welcome = await self.frame("welcome")

@@ -143,3 +143,37 @@ async def test_take_waits_for_the_first_and_ends_with_close() -> None:
     assert not scheduler.put(job())
     assert len(await scheduler.take(5)) == 1
     assert await scheduler.take(5) == []
+
+
+async def test_what_a_newer_one_of_its_key_replaced_is_not_sent() -> None:
+    scheduler = Scheduler()
+    for seq in range(1, 101):
+        scheduler.put(job(priority=1, seq=seq, collapse_key="order-7"))
+    scheduler.put(job(priority=1, seq=101))
+    scheduler.put(job(priority=1, seq=102, collapse_key="order-8"))
+    assert [one.notification.seq for one in await scheduler.take(10)] == [100, 101, 102]
+    scheduler.put(job(priority=1, seq=99, collapse_key="order-7"))
+    assert [one.notification.seq for one in await scheduler.take(10)] == [99], "a claimed one that comes alone"
+
+
+async def test_a_claimed_older_one_does_not_replace_the_newest() -> None:
+    scheduler = Scheduler()
+    for seq in (5, 3, 5):
+        scheduler.put(job(seq=seq, collapse_key="order-7"))
+    assert [one.notification.seq for one in await scheduler.take(10)] == [5, 5]
+
+
+async def test_keys_are_of_one_user_and_lane() -> None:
+    scheduler = Scheduler()
+    for tenant, user, priority in (("a", "ann", 0), ("a", "bob", 0), ("b", "ann", 0), ("a", "ann", 1)):
+        scheduler.put(job(tenant, user, priority=priority, seq=1, collapse_key="order-7"))
+    assert len(await scheduler.take(10)) == 4
+
+
+async def test_what_lost_its_place_is_forgotten() -> None:
+    scheduler = Scheduler(items_max=1)
+    scheduler.put(job(priority=2, seq=2, collapse_key="order-7"))
+    scheduler.put(job(priority=0))
+    await scheduler.take(1)
+    scheduler.put(job(priority=2, seq=1, collapse_key="order-7"))
+    assert len(await scheduler.take(1)) == 1

@@ -163,7 +163,7 @@ class TestOrderOfTheWire:
     def test_by_class(self, module: Any) -> None:
         session = self.queued(module)
         heard = [payload for _, payload in frames(session.take())]
-        assert heard == [b"<4>", b"control", b"<3>", b"<1>", b"<2>"]
+        assert heard == [b"control", b"<4>", b"<3>", b"<1>", b"<2>"]
         assert [one[0] for one in session.ack_upto(ident(1))] == [ident(4), ident(3), ident(1)]
         assert session.unacked() == 1
 
@@ -182,7 +182,7 @@ class TestOrderOfTheWire:
         session.send(b"control")
         taken += session.take()
         heard = [payload for _, payload in frames(taken)]
-        assert heard == [b"<1>", b"<3>", b"<4>", b"control", b"<5>", b"<2>"]
+        assert heard == [b"<1>", b"<3>", b"control", b"<4>", b"<5>", b"<2>"]
         assert [one[0] for one in session.ack_upto(ident(2))] == [ident(4), ident(5), ident(2)]
 
     def test_nothing_overtakes_what_was_written(self, module: Any) -> None:
@@ -200,7 +200,7 @@ class TestOrderOfTheWire:
         session.offer(self.HIGH, 2, 1, ident(6), b"<6>")
         session.close(1012, "")
         assert [payload for _, payload in frames(session.take())] == [
-            b"<4>", b"control", b"<6>", b"<3>", b"<1>", b"<2>", b"resumed", b"<5>", struct.pack("!H", 1012),
+            b"control", b"<4>", b"<6>", b"<3>", b"<1>", b"<2>", b"<5>", b"resumed", struct.pack("!H", 1012),
         ]  # fmt: skip
 
     def test_a_copy_does_not_overtake_what_waits(self, module: Any) -> None:
@@ -230,8 +230,66 @@ class TestOrderOfTheWire:
     def test_pongs_leave_first_and_count_until_they_do(self, module: Any) -> None:
         session = self.queued(module)
         session.feed(PING, True, 0, b"!", 0)
-        taken = session.take(5 + 9 + 3)
+        taken = session.take(9 + 3)
         assert list(frames(taken))[-1] == (PONG, b"!")
+
+
+@both(extension, twin)
+class TestPutBack:
+    """What a full socket did not take goes back to the log: it may have expired, or been replaced."""
+
+    HIGH, LOW = Lane.DIRECT_HIGH, Lane.DIRECT_LOW
+
+    def full(self, module: Any) -> Any:
+        """LOW 1 is on the wire, of LOW 2 a part; LOW 3, HIGH 1, control and a last frame wait."""
+        session = live(module)
+        for seq in (1, 2):
+            session.offer(self.LOW, seq, seq - 1, ident(seq), b"<%d>" % seq)
+        assert list(frames(session.take(5))) == [(TEXT, b"<1>")]
+        self.part = session.take(2)
+        session.offer(self.LOW, 3, 2, ident(3), b"<3>")
+        session.offer(self.HIGH, 1, 0, ident(11), b"high")
+        session.send(b"control")
+        session.send(b"state", last=True)
+        return session
+
+    def test_what_is_not_begun_goes_back_and_is_wanted(self, module: Any) -> None:
+        session = self.full(module)
+        session.put_back()
+        assert (session.at()[self.LOW], session.at()[self.HIGH], session.unacked()) == (2, 0, 2)
+        assert session.wanted() is True
+        heard = [payload for _, payload in frames(self.part + session.take())]
+        assert heard == [b"<2>", b"control", b"state"]
+        assert (session.pending(), session.ack(ident(3)), session.ack(ident(2))) == (0, None, (self.LOW, 2))
+        assert session.offer(self.LOW, 3, 2, ident(3), b"<3>") == module.FULL  # the log knows better
+        assert session.fill(self.HIGH, 1, 0, ident(11), b"high") is True
+        session.advance(self.LOW, 3)
+        assert session.wanted() is False
+        assert session.offer(self.LOW, 4, 3, ident(4), b"<4>") == module.WRITTEN
+        assert [payload for _, payload in frames(session.take())] == [b"high", b"<4>"]
+
+    def test_where_nothing_waits_nothing_happens(self, module: Any) -> None:
+        session = live(module)
+        session.put_back()
+        session.offer(LANE, 1, 0, ident(1), b"one")
+        session.take()
+        session.put_back()
+        assert (session.at()[LANE], session.wanted(), session.unacked(), session.pending()) == (1, False, 1, 0)
+
+    def test_a_repeat_moves_no_lane(self, module: Any) -> None:
+        """The client's cursor has it: it was asked for its ack, and will be again."""
+        session = live(module, at=7)
+        session.offer(LANE, 4, 3, ident(4), b"four", True)
+        session.put_back()
+        assert (session.at()[LANE], session.wanted(), session.unacked(), session.pending()) == (7, False, 0, 0)
+
+    def test_a_second_copy_goes_too(self, module: Any) -> None:
+        session = live(module)
+        session.offer(LANE, 1, 0, ident(1), b"one")
+        session.take()
+        session.offer(LANE, 1, 0, ident(1), b"one", True)
+        session.put_back()
+        assert (session.at()[LANE], session.wanted(), session.unacked(), session.pending()) == (1, False, 1, 0)
 
 
 @both(extension, twin)
@@ -299,7 +357,7 @@ _STEPS = st.one_of(
     st.tuples(st.just("ping"), st.just("now")),
     st.tuples(st.just("close"), st.sampled_from([1000, 1012, 4401, 1005]), st.text(max_size=90)),
     st.tuples(st.just("take"), st.integers(0, 300)),
-    st.sampled_from([("take",), ("take",), ("begin_live",), ("bad_frame",), ("end",), ("block",)]),
+    st.sampled_from([("take",), ("take",), ("put_back",), ("begin_live",), ("bad_frame",), ("end",), ("block",)]),
     st.tuples(st.just("wait"), st.sampled_from([0, 1, 7, 60, 900, 11_000, -5])),
 )
 
@@ -400,12 +458,17 @@ def test_utf8_is_judged_as_python_judges_it(text: bytes, cuts: list[int]) -> Non
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), max_size=60))
-def test_a_client_always_holds_a_prefix_of_the_lane(arrivals: list[tuple[int, bool, bool]]) -> None:
-    """Bus items may be lost or come twice; with fills from the log nothing is skipped or out of order."""
+@given(st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans(), st.integers(0, 20)), max_size=60))
+def test_a_client_always_holds_a_prefix_of_the_lane(arrivals: list[tuple[int, bool, bool, int]]) -> None:
+    """Bus items may be lost or come twice, sockets be full; with fills from the log nothing is skipped or out of
+    order."""
     session = live(extension)
     head = 0
-    for count, lost, twice in arrivals:
+    data = b""
+    for count, lost, twice, taken in arrivals:
+        if taken % 2:
+            data += session.take(taken)
+            session.put_back()
         for _ in range(count):
             head += 1
             if not lost:
@@ -415,5 +478,5 @@ def test_a_client_always_holds_a_prefix_of_the_lane(arrivals: list[tuple[int, bo
             for seq in range(session.at()[LANE] + 1, head + 1):
                 assert session.fill(LANE, seq, seq - 1, ident(seq), b"%d" % seq)
             assert not session.wanted()
-    first = list(dict.fromkeys(int(body) for _, body in frames(session.take())))
+    first = list(dict.fromkeys(int(body) for _, body in frames(data + session.take())))
     assert first == list(range(1, session.at()[LANE] + 1))
