@@ -13,12 +13,16 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
 from notification import ids, names
+from tests.faults.crowd import all_back, crowd
 from tests.faults.run import Case, Scene
+from tests.faults.stack import TENANTS, Parts
 from tests.proxy import Proxy
 from worker.dead_letter_reader import read
 
 _GATEWAY_RECOVERY_S: Final = 5.0
 _FROZEN_S: Final = 15.0
+_CROWD: Final = 10_000
+_CROWD_STAYS_S: Final = 3.0
 _HALF_OPEN_S: Final = 45.0
 _SILENT_S: Final = 25.0
 _FLAPPING_S: Final = 15.0
@@ -35,6 +39,20 @@ async def gateway_killed(scene: Scene) -> None:
     scene.stack.over()
     await asyncio.sleep(1)
     await scene.all_here()
+
+
+async def full_gateway_killed(scene: Scene) -> None:
+    """One process that holds 10,000 sockets besides those of the ledger, SIGKILL."""
+    stack = scene.stack
+    async with crowd(stack.settings, TENANTS[0], _CROWD, stack.folder) as load:
+        (pid,) = stack.gateway_pids
+        scene.seen["sockets"] = (await load.stats())["live"]
+        os.kill(pid, signal.SIGKILL)
+        stack.over()
+        scene.seen["crowd back s"] = await all_back(load, _CROWD)
+        await scene.all_here()
+        await asyncio.sleep(_CROWD_STAYS_S)
+        assert (await load.stats())["live"] == _CROWD
 
 
 async def gateway_frozen(scene: Scene) -> None:
@@ -169,6 +187,13 @@ async def flapping(scene: Scene) -> None:
 
 CASES: Final = (
     Case("gateway killed", "every process, SIGKILL", gateway_killed, _GATEWAY_RECOVERY_S),
+    Case(
+        "full gateway killed",
+        "10,000 sockets on one process, SIGKILL",
+        full_gateway_killed,
+        _GATEWAY_RECOVERY_S,
+        Parts.ONE_GATEWAY,
+    ),
     Case("gateway frozen 15 s", "SIGSTOP of one process", gateway_frozen),
     Case("gateway restarted", "SIGTERM, drained under load", gateway_restarted),
     Case("sockets dropped", "all at once, without a close", sockets_dropped, _GATEWAY_RECOVERY_S),

@@ -85,7 +85,7 @@ class Device:
         async with connect(
             url, subprotocols=[Subprotocol(SUBPROTOCOL)], open_timeout=_CONNECT_S, close_timeout=1,
             ping_interval=_PING_EVERY_S, ping_timeout=_PONG_S,
-            additional_headers={"Authorization": f"Bearer {_token(self._settings, self.name)}"},
+            additional_headers={"Authorization": f"Bearer {token_of(self._settings, self.name)}"},
         ) as socket:  # fmt: skip
             self._socket = socket
             self.connects += 1
@@ -165,7 +165,8 @@ def _name_of(error: Exception) -> str:
     return type(error).__name__
 
 
-def _token(settings: Settings, name: DeviceName) -> str:
+def token_of(settings: Settings, name: DeviceName) -> str:
+    """An hour's token of a user, signed with the key of their tenant."""
     tenant, user = name.user
     now_s = int(time.time())
     claims = {"iss": f"herald:{tenant}", "aud": "herald", "sub": user, "tid": tenant, "iat": now_s,

@@ -59,6 +59,7 @@ class Parts(enum.Flag):
     ALONE = 0
     NATS_CLUSTER = 1
     SENTINELS = 2
+    ONE_GATEWAY = 4
 
 
 class Stack:
@@ -68,7 +69,8 @@ class Stack:
         ports = free_ports(6)
         self.settings = Settings(
             kafka_port=ports[0], nats_port=ports[1], redis_port=ports[2], postgres_port=ports[3],
-            gateway_port=ports[4], demo_port=ports[5], gateway_processes=GATEWAY_PROCESSES, data_dir=str(folder),
+            gateway_port=ports[4], demo_port=ports[5], data_dir=str(folder),
+            gateway_processes=1 if Parts.ONE_GATEWAY in parts else GATEWAY_PROCESSES,
         )  # fmt: skip
         self.over_s: float | None = None
         self.servers = Servers(self.settings, kafka)
@@ -76,7 +78,7 @@ class Stack:
         self.nats_nodes: list[Nats] = []
         self.sentinels: Sentinels | None = None
         self._parts = parts
-        self._folder = folder
+        self.folder = folder
         self._processes: dict[str, HeraldProcess] = {}
         self._extra = 0
 
@@ -113,7 +115,7 @@ class Stack:
             urls = ", ".join(f'"nats://{HOST}:{route}"' for route in routes)
             for port, route in zip(ports, routes, strict=True):
                 settings = dataclasses.replace(
-                    self.settings, nats_port=port, data_dir=str(self._folder / f"nats-{port}")
+                    self.settings, nats_port=port, data_dir=str(self.folder / f"nats-{port}")
                 )
                 join = f"{{ name: herald, listen: {HOST}:{route}, routes: [{urls}] }}"
                 self.nats_nodes.append(Nats(settings, f"server_name: n{port}\ncluster {join}\n"))
@@ -121,7 +123,7 @@ class Stack:
             for node in self.nats_nodes:
                 await node.start()
         if Parts.SENTINELS in self._parts:
-            folder = self._folder / "sentinels"
+            folder = self.folder / "sentinels"
             folder.mkdir()
             self.sentinels = await stack.enter_async_context(open_sentinels(folder))
 
