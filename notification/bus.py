@@ -24,6 +24,7 @@ from notification.limits import (
     STARTUP_DEADLINE_S,
 )
 
+_OF_ONE_SUBJECT: Final = "permissions violation"  # the one -ERR after which the server keeps the connection
 _CLOSE_S: Final = 5.0  # what running handlers get to answer
 
 # nats-py's 32 KB would end a turn of the loop, and with it the sharing of writes, after a part of one batch.
@@ -55,6 +56,16 @@ class Bus(Protocol):
         """Stop serving, let running handlers answer, disconnect."""
 
 
+class _Client(Client):
+    """nats-py closes for good at almost any -ERR: a slow consumer, an expired login. We come again."""
+
+    async def _process_err(self, err_msg: str) -> None:
+        error = nats.errors.Error(err_msg)
+        await self._error_cb(error)
+        if _OF_ONE_SUBJECT not in err_msg:
+            await self._process_op_err(error)
+
+
 class NatsBus:
     """Bus over NATS Core."""
 
@@ -84,7 +95,7 @@ class NatsBus:
             said.clear()
             _log.info("bus_reconnected")
 
-        client = Client()
+        client = _Client()
         try:
             # With reconnects unbounded nats-py also retries the first connect for ever: the deadline is ours.
             async with asyncio.timeout(STARTUP_DEADLINE_S):

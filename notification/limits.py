@@ -221,6 +221,9 @@ KEY_CACHE_ENTRIES_MAX: Final = 50_000
 DATABASE_POOL_CONNECTIONS_MAX: Final = 8  # per role and process; PostgreSQL's default is 100 in all
 DATABASE_CONNECT_DEADLINE_S: Final = 5
 DATABASE_COMMAND_DEADLINE_S: Final = 10  # an answer later than this counts as a server that is away
+# Of one turn of a worker's loop, beyond all that may take long in it: asyncpg (0.32) can lose the deadline of a
+# command behind an answer that makes no sense to it.
+DATABASE_TURN_DEADLINE_S: Final = 60
 DATABASE_IDLE_TRANSACTION_MS: Final = 15_000  # the server ends a frozen worker's transaction: its locks go
 OUTAGE_DELAY_MS_MIN: Final = 100  # between tries while a server is away, doubling
 OUTAGE_DELAY_MS_MAX: Final = 2_000

@@ -4,12 +4,14 @@ Every request to role inbox is answered by its reply or by a Failure. All struct
 wire: fields may only be appended, with a default.
 """
 
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from notification.codes import LANE_COUNT
 from notification.frames import Counters, Cursor
+
+T = TypeVar("T")
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
@@ -292,26 +294,34 @@ def encode_health_ping(gateway_id: str, at_ms: int, clients: bytes) -> bytes:
     return _encoder.encode((gateway_id, at_ms, msgspec.Raw(clients)))
 
 
+def _decode(decoder: "msgspec.msgpack.Decoder[T]", data: bytes) -> T:
+    """Raises msgspec.DecodeError, also for text that is not UTF-8."""
+    try:
+        return decoder.decode(data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError("text that is not UTF-8") from error
+
+
 def decode_request(data: bytes) -> InboxRequest:
     """Raises msgspec.DecodeError."""
-    return _request.decode(data)
+    return _decode(_request, data)
 
 
 def decode_reply(data: bytes) -> InboxReply:
     """Raises msgspec.DecodeError."""
-    return _reply.decode(data)
+    return _decode(_reply, data)
 
 
 def decode_receipts(data: bytes) -> ReceiptsEntry:
     """Raises msgspec.DecodeError."""
-    return _receipts.decode(data)
+    return _decode(_receipts, data)
 
 
 def decode_replaced(data: bytes) -> Replaced:
     """Raises msgspec.DecodeError."""
-    return _replaced.decode(data)
+    return _decode(_replaced, data)
 
 
 def decode_beat(data: bytes) -> Beat:
     """Raises msgspec.DecodeError."""
-    return _beat.decode(data)
+    return _decode(_beat, data)

@@ -127,6 +127,28 @@ def throttled(bytes_per_s: float) -> Watch:
     return watch
 
 
+class Noise:
+    """In a `share` of the pieces, both ways, any one bit is another one: framing, lengths, text.
+
+    Connections whose client once said `spared` are left alone.
+    """
+
+    def __init__(self, chance: random.Random, share: float, spared: bytes = b"") -> None:
+        self.flips = 0
+        self._chance, self._share, self._spared = chance, share, spared
+        self._left_alone: set[int] = set()
+
+    async def __call__(self, piece: Piece) -> bytes:
+        if self._spared and not piece.is_reply and self._spared in piece.data:
+            self._left_alone.add(piece.connection)
+        if piece.connection in self._left_alone or self._chance.random() >= self._share:
+            return piece.data
+        self.flips += 1
+        data = bytearray(piece.data)
+        data[self._chance.randrange(len(data))] ^= 1 << self._chance.randrange(8)
+        return bytes(data)
+
+
 def flipped_bit(chance: random.Random, marker: bytes, *, is_reply: bool, times: int) -> Watch:
     """In the first `times` pieces of one direction that hold `marker`, a bit behind it is another one."""
     left = times

@@ -7,8 +7,9 @@ from typing import Protocol
 
 import structlog
 
-from notification.limits import CLOCK_READ_MS
-from worker.database import AWAY, Pool, database_ms
+from notification.limits import CLOCK_READ_MS, DATABASE_TURN_DEADLINE_S
+from worker.database import Pool, database_ms
+from worker.outage import origin
 
 _log = structlog.get_logger("clock")
 
@@ -44,7 +45,8 @@ class DatabaseClock:
         """Run for ever: read the clock each CLOCK_READ_MS; in an outage this machine's clock goes on."""
         while True:
             try:
-                await self.refresh(pool)
-            except AWAY as error:
-                _log.warning("clock_not_read", error=type(error).__name__)
+                async with asyncio.timeout(DATABASE_TURN_DEADLINE_S):
+                    await self.refresh(pool)
+            except Exception as error:  # whatever it is: what was read last counts on
+                _log.warning("clock_not_read", error=origin(error))
             await asyncio.sleep(CLOCK_READ_MS / 1000)

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from notification.limits import DISPATCH_BATCH_ITEMS_MAX, DISPATCH_BATCHES_IN_FLIGHT_MAX
+from notification.limits import DATABASE_TURN_DEADLINE_S, DISPATCH_BATCH_ITEMS_MAX, DISPATCH_BATCHES_IN_FLIGHT_MAX
 from worker.database import AWAY
 from worker.router import Router, Sending
 from worker.scheduler import Scheduler
@@ -37,7 +37,8 @@ class Dispatcher:
     async def _send(self, sendings: list[Sending]) -> None:
         """Rows whose outcome could not be written stay as they are, due again by their due_at."""
         try:
-            await self._router.send(sendings)
+            async with asyncio.timeout(DATABASE_TURN_DEADLINE_S):
+                await self._router.send(sendings)
         except AWAY as error:
             _log.warning("outcomes_not_written", items=len(sendings), error=type(error).__name__)
         except Exception:  # whatever it is: the rows are due again, and the next batch must go on

@@ -36,7 +36,7 @@ class EdgeHint:
         while True:
             try:
                 await self._listen(backoff.reset)
-            except AWAY as error:
+            except Exception as error:  # whatever it is: gateways ask by themselves meanwhile
                 _log.warning("not_listening", error=origin(error))
             await asyncio.sleep(backoff.next_s())
 

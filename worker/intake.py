@@ -15,7 +15,13 @@ import structlog
 
 from notification import telemetry
 from notification.errors import HeraldError, Unavailable
-from notification.limits import CRASHES_MAX, INTAKE_BATCH_RECORDS_MAX, INTAKE_POLL_MS, LOG_CHECK_MS
+from notification.limits import (
+    CRASHES_MAX,
+    DATABASE_TURN_DEADLINE_S,
+    INTAKE_BATCH_RECORDS_MAX,
+    INTAKE_POLL_MS,
+    LOG_CHECK_MS,
+)
 from worker import dead_letters, outage
 from worker.admission import Admitted, Reason, Rejection, admit
 from worker.database import is_away
@@ -109,10 +115,11 @@ class Intake:
     async def step(self) -> int:
         """Place what is unplaced, then one batch; returns its number of records. Raises what run() waits out."""
         unplaced = self._log.unplaced()
-        if unplaced:
-            await self._place(unplaced)
-        elif time.monotonic() >= self._check_at_s:
-            await self._check()
+        async with asyncio.timeout(DATABASE_TURN_DEADLINE_S):
+            if unplaced:
+                await self._place(unplaced)
+            elif time.monotonic() >= self._check_at_s:
+                await self._check()
         records = await self._log.poll(INTAKE_BATCH_RECORDS_MAX, INTAKE_POLL_MS)
         if records:
             await self._take_all(records)
@@ -165,7 +172,8 @@ class Intake:
             letters = sorted([*dead, *late], key=lambda one: one.record[:3])
             await dead_letters.bury(self._log, self._letter_keys, letters)
 
-        outcome = await self._store.store(admitted, moves, bury)
+        async with asyncio.timeout(DATABASE_TURN_DEADLINE_S):
+            outcome = await self._store.store(admitted, moves, bury)
         self._expected.update({move.partition: move.next_offset for move in moves})
         self._on_stored(outcome.ready)
         await self._log.commit({move.partition: move.next_offset for move in moves})

@@ -87,7 +87,7 @@ class Issuers:
                 try:
                     for issuer in await self._claim(JWKS_FETCHES_COUNT_MAX - len(self._running)):
                         self._spawn(issuer)
-                except AWAY as error:
+                except Exception as error:  # whatever it is: keys that were fetched count on
                     _log.warning("issuers_not_read", error=origin(error))
                 await self._pause()
         finally:

@@ -282,7 +282,7 @@ class KafkaLog:
         self._placed.clear()
 
     async def poll(self, records_max: int, timeout_ms: int) -> list[Record]:
-        if self._broken:
+        if self._broken or self._has_ended():
             await self._renew()
         placed = self.placed()
         if not placed:  # getmany() of no partitions means all of them
@@ -302,6 +302,11 @@ class KafkaLog:
             self._broken = type(error) is KafkaError
             raise LogAway(f"Kafka: {type(error).__name__}") from error
         return records
+
+    def _has_ended(self) -> bool:
+        """aiokafka ends its fetching for good at an answer it can make no sense of, and tells nobody who polls."""
+        assert self._consumer is not None
+        return bool(self._consumer._fetcher.error_future.done())
 
     async def _renew(self) -> None:
         """A consumer whose coordination has ended stays dead: take a new one."""

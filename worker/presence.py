@@ -20,6 +20,7 @@ from notification.bus import Bus
 from notification.limits import GATEWAY_DEAD_MS, LEASE_RENEW_MS, PRESENCE_REBUILD_MS
 from notification.names import PRESENCE_BORN, STATUS_SUBJECT, lease_key, presence_key
 from notification.presence import Entry, PresenceState, decode
+from worker.outage import origin
 from worker.redis_client import REDIS_AWAY
 
 _log = structlog.get_logger("presence")
@@ -119,9 +120,9 @@ class RedisPresence:
         try:
             born, entries = await self._read(wanted)
             live = await self._living({entry.gateway_id for _tag, _device, entry in entries})
-        except REDIS_AWAY as error:
+        except Exception as error:  # Redis is away, or what it says answers no question of ours
             if self._readable:
-                _log.warning("presence_unreadable", error=type(error).__name__)
+                _log.warning("presence_unreadable", error=origin(error))
             self._readable = False
             return Located(True, {}, self._beats.live())
         self._readable = True

@@ -29,12 +29,12 @@ from redis.exceptions import ResponseError
 from notification import messages, telemetry
 from notification.errors import InvalidInput
 from notification.ids import check_token, check_user, uuid7_ms
-from notification.limits import RECEIPTS_CLAIM_IDLE_MS, RECEIPTS_READ_ENTRIES_MAX
+from notification.limits import DATABASE_TURN_DEADLINE_S, RECEIPTS_CLAIM_IDLE_MS, RECEIPTS_READ_ENTRIES_MAX
 from notification.messages import AckReceipt, ConnectionReceipt, ReceiptsEntry
 from notification.names import RECEIPTS_FIELD, RECEIPTS_GROUP, RECEIPTS_STREAM
 from worker.audiences import FIRST_LANE, open_states
 from worker.database import AWAY, PLATFORM, Connection, Pool, tenant_transaction
-from worker.outage import Backoff, wait
+from worker.outage import Backoff, origin, wait
 from worker.partitions import Partitions, day_of, day_of_ms
 from worker.redis_client import REDIS_AWAY
 
@@ -138,10 +138,15 @@ class Receipts:
         backoff = Backoff()
         while not stop.is_set():
             try:
-                await self.step()
+                async with asyncio.timeout(DATABASE_TURN_DEADLINE_S):
+                    await self.step()
                 backoff.reset()
             except (*REDIS_AWAY, *AWAY) as error:
                 _log.warning("receipts_paused", error=type(error).__name__)
+                self._pending_first = True
+                await wait(stop, backoff.next_s())
+            except Exception as error:  # an answer that no server gives: nothing was acknowledged, so try again
+                _log.error("receipts_failed", error=origin(error))
                 self._pending_first = True
                 await wait(stop, backoff.next_s())
 

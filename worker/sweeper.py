@@ -18,7 +18,7 @@ import structlog
 
 from notification import telemetry
 from notification.codes import Status, StatusCode
-from notification.limits import SWEEP_BATCH_ITEMS_MAX, SWEEP_CLAIM_MS, SWEEP_INTERVAL_MS
+from notification.limits import DATABASE_TURN_DEADLINE_S, SWEEP_BATCH_ITEMS_MAX, SWEEP_CLAIM_MS, SWEEP_INTERVAL_MS
 from worker.attempts import SENDS_MAX
 from worker.audiences import FIRST_LANE
 from worker.database import AWAY, Pool, show_tenants, tenant_ids
@@ -58,13 +58,14 @@ class Sweeper:
         while not stop.is_set():
             pause_s = SWEEP_INTERVAL_MS / 1000
             try:
-                if await self.sweep() == SWEEP_BATCH_ITEMS_MAX:
-                    pause_s = 0.0
+                async with asyncio.timeout(DATABASE_TURN_DEADLINE_S):
+                    if await self.sweep() == SWEEP_BATCH_ITEMS_MAX:
+                        pause_s = 0.0
                 backoff.reset()
             except AWAY as error:
                 _log.warning("sweep_paused", error=type(error).__name__)
                 pause_s = backoff.next_s()
-            except asyncpg.PostgresError:
+            except Exception:  # whatever it is: the rows are due again
                 _log.exception("sweep_failed")
                 pause_s = backoff.next_s()
             await wait(stop, pause_s)

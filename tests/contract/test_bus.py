@@ -164,3 +164,25 @@ async def test_nats_reads_whole_batches(embedded: tuple[Settings, Servers]) -> N
     reader = bus._client._transport._io_reader  # type: ignore[union-attr]
     assert reader._limit == BUS_READ_BYTES_MAX
     await bus.close()
+
+
+@pytest.mark.stack
+async def test_a_bus_that_the_server_complains_about_comes_again(embedded: tuple[Settings, Servers]) -> None:
+    """nats-py would close for good: deaf, and nobody told."""
+    bus, other = [await NatsBus.connect(embedded[0].nats_url, name) for name in ("complained", "other")]
+    try:
+        inbox = Inbox(b"here")
+        await bus.serve("complained", inbox)
+        await settled(bus)
+        transport = bus._client._transport
+        assert transport is not None
+        transport.write(b"GARBLED\r\n")
+        await transport.drain()
+        async with asyncio.timeout(30):
+            while bus._client.stats["reconnects"] == 0:  # noqa: ASYNC110 - nats-py has no event for it
+                await asyncio.sleep(0.05)
+        await settled(bus)
+        assert await other.request("complained", b"", 10) == b"here"
+    finally:
+        await bus.close()
+        await other.close()

@@ -303,6 +303,29 @@ async def test_a_kafka_that_stays_down_at_start_is_named(monkeypatch: pytest.Mon
 
 
 @pytest.mark.stack
+async def test_a_consumer_whose_fetching_ended_is_replaced(kafka: str) -> None:
+    """aiokafka ends it at an answer of a partition that it did not ask for; polls say nothing of it."""
+    world = KafkaWorld(kafka)
+    log = KafkaLog(kafka, world.group)
+    await log.start()
+    try:
+        await _until_assigned(log)
+        await place_at_end(log)
+        consumer = log._consumer
+        assert consumer is not None
+        fetching = consumer._fetcher.error_future
+        fetching.cancel()
+        await asyncio.wait({fetching})
+        await _until_assigned(log)
+        assert log._consumer is not consumer
+        await place_at_end(log)
+        await world.produce(HIGH, b"1")
+        assert [r.value for r in await poll(log, 1)] == [b"1"]
+    finally:
+        await log.close()
+
+
+@pytest.mark.stack
 async def test_a_consumer_whose_coordination_ended_is_replaced(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """aiokafka gives its group up for good on an error that it does not know, and says so at each poll."""
 

@@ -101,6 +101,18 @@ async def test_away_is_one_kind_of_error(url: str) -> None:
     await opened.aclose()
 
 
+@pytest.mark.parametrize("answer", [[b"1", [], []], [], b"OK", [b"1", [b"phone"]]])
+async def test_an_answer_to_another_question_says_nothing(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_client("redis://127.0.0.1:1", 0.5)
+
+    async def say(*_: Any) -> Any:
+        return answer
+
+    monkeypatch.setattr(opened, "eval", say)
+    assert (await RedisPresence(opened, Beats()).locate(["t:u"])).unknown
+    await opened.aclose()
+
+
 def test_a_wrong_address() -> None:
     with pytest.raises(SettingsError, match="redis: must be"):
         open_client("http://h", 1)

@@ -8,10 +8,11 @@ import asyncpg
 from redis.asyncio import Redis
 
 from notification.names import RECEIPTS_STREAM
+from tests.faults.load import CLIENT_ID
 from tests.faults.nats_wire import Unreliable
 from tests.faults.run import Case, Scene
 from tests.faults.stack import Parts
-from tests.proxy import Proxy, Watch, delayed, flipped_bit, throttled
+from tests.proxy import Noise, Proxy, Watch, delayed, flipped_bit, throttled
 
 _POSTGRES_DOWN_S: Final = 30.0
 _POSTGRES_SOON_S: Final = 5.0
@@ -26,6 +27,7 @@ _UNRELIABLE_SHARE: Final = 0.1
 _LINK_BYTES_PER_S: Final = 20_000
 _FLIPS: Final = 3
 _FLIPPING_S: Final = 4.0
+_NOISE_SHARE: Final = 0.05
 
 
 async def postgres_killed(scene: Scene) -> None:
@@ -147,6 +149,18 @@ async def bits_flipped(scene: Scene) -> None:
         link.watch = None
 
 
+async def noise(scene: Scene) -> None:
+    """Anywhere in the streams, framing included: of each server in turn."""
+    links = scene.stack.links
+    for name, ends in {
+        "nats": [links.worker_nats, links.gateway_nats], "redis": [links.worker_redis, links.gateway_redis],
+        "kafka": [links.kafka], "postgres": [links.postgres],
+    }.items():  # fmt: skip
+        flips = Noise(scene.chance, _NOISE_SHARE, CLIENT_ID.encode())
+        await _for_a_while(scene, ends, flips, _FLIPPING_S)
+        scene.seen[f"bits flipped, {name}"] = flips.flips
+
+
 async def _for_a_while(scene: Scene, links: list[Proxy], watch: Watch, seconds: float) -> None:
     for link in links:
         link.watch = watch
@@ -171,4 +185,5 @@ CASES: Final = (
     Case("links throttled", "20 KB a second", links_throttled),
     Case("links reset", "each in turn", links_reset),
     Case("bits flipped", "in Kafka's records, bus batches, receipts", bits_flipped),
+    Case("streams flipped", "any bit between Herald and its servers", noise),
 )

@@ -15,6 +15,7 @@ from notification import ids, names
 from notification.settings import Settings
 from tests.faults.ledger import Ledger, Sent, User
 
+CLIENT_ID: Final = "upstream"  # says to a proxy whose connection it is
 _PRIORITIES: Final = (("high", 2), ("medium", 2), ("low", 1))
 _TTL_S: Final = 900
 _SHORT_TTL_S: Final = 3
@@ -27,7 +28,9 @@ class Upstream:
     def __init__(
         self, settings: Settings, users: list[User], ledger: Ledger, chance: random.Random, per_s: float
     ) -> None:
-        self._producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_servers, acks="all", linger_ms=2)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=settings.kafka_servers, client_id=CLIENT_ID, acks="all", linger_ms=2
+        )
         self._users, self._ledger, self._chance = users, ledger, chance
         self._step_s = 1 / per_s
         self._task: asyncio.Task[None] | None = None

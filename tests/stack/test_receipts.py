@@ -148,7 +148,10 @@ async def test_a_skipped_number_is_audited_once(world: World, tenant: str) -> No
     assert len(await world.audit("receipts_gap_late")) == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1junk", messages.encode(ReceiptsEntry("bad gateway", 1, [], []))])
+ENTRY = messages.encode(ReceiptsEntry("bad gateway", 1, [], []))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1junk", ENTRY, ENTRY.replace(b"bad", b"\xff\xfe\xff")])
 async def test_poison_is_noted_and_holds_up_nothing(world: World, tenant: str, data: bytes) -> None:
     [sent] = await world.lab.store(tenant)
     before = len(await world.audit("receipts_poison"))

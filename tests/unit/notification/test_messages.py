@@ -62,7 +62,13 @@ def test_receipts_and_beats_round_trip() -> None:
     assert messages.decode_beat(messages.encode(beat)) == beat
 
 
-@pytest.mark.parametrize("noise", [b"", b"\xc0", b"\x90", b"\x91\xa4nope", b"\x00" * 50, b"\xdd\xff\xff\xff\xff"])
+# A receipts entry whose gateway id is no text.
+NOT_UTF8 = messages.encode(messages.ReceiptsEntry("gate", 1, [], [])).replace(b"gate", b"\xff\xfe\xff\xfe")
+
+
+@pytest.mark.parametrize(
+    "noise", [b"", b"\xc0", b"\x90", b"\x91\xa4nope", b"\x00" * 50, b"\xdd\xff\xff\xff\xff", NOT_UTF8]
+)
 def test_noise_is_a_decode_error(noise: bytes) -> None:
     for decode in (
         messages.decode_request, messages.decode_reply, messages.decode_receipts, messages.decode_beat,
