@@ -32,8 +32,11 @@ WHERE s.deleted_at IS NULL
 """  # noqa: S608 - constants of ours
 _COMPLETE: Final = """
 UPDATE notifications n SET segment_version = w.segment_version, topic = w.topic
-FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[], $5::bigint[], $6::text[])
-    AS w (day, tenant_id, notification_id, entity_id, segment_version, topic)
+FROM (
+    SELECT * FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[], $5::bigint[], $6::text[])
+        AS w (day, tenant_id, notification_id, entity_id, segment_version, topic)
+    LIMIT cardinality($1)
+) AS w
 WHERE (n.day, n.tenant_id, n.notification_id, n.entity_id)
     = (w.day, w.tenant_id, w.notification_id, w.entity_id)
 """
@@ -63,8 +66,12 @@ WANTED: Final = f"""(
 _OPEN_STATES: Final = f"""
 WITH found AS MATERIALIZED (
     SELECT DISTINCT n.day, n.tenant_id, n.notification_id, w.entity_id
-    FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[]) AS w (day, tenant_id, notification_id, entity_id)
-    JOIN notifications n USING (day, tenant_id, notification_id)
+    FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[]) AS w (day, tenant_id, notification_id, entity_id),
+    LATERAL (
+        SELECT * FROM notifications n
+        WHERE (n.day, n.tenant_id, n.notification_id) = (w.day, w.tenant_id, w.notification_id)
+        OFFSET 0
+    ) AS n
     WHERE n.lane >= {FIRST_LANE} AND (n.segment_version IS NULL OR EXISTS (
         SELECT FROM segment_members m
         WHERE m.tenant_id = n.tenant_id AND m.segment_id = substr(n.entity_id, {len(SEGMENT_PREFIX) + 1})

@@ -28,6 +28,7 @@ _COLLAPSE: Final = """
 WITH wanted AS (
     SELECT * FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[], $5::bigint[])
         AS w(day, tenant_id, notification_id, entity_id, rev)
+    LIMIT cardinality($1)
 ), locked AS MATERIALIZED (
     SELECT w.* FROM wanted w JOIN notifications n USING (day, tenant_id, notification_id, entity_id)
     ORDER BY n.day, n.tenant_id, n.notification_id, n.entity_id FOR NO KEY UPDATE OF n

@@ -55,6 +55,7 @@ _ACK: Final = """
 WITH wanted AS (
     SELECT * FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[])
         AS w(day, tenant_id, notification_id, entity_id)
+    LIMIT cardinality($1)
 ), locked AS MATERIALIZED (
     SELECT w.* FROM wanted w JOIN {table} n USING (day, tenant_id, notification_id, entity_id)
     ORDER BY n.day, n.tenant_id, n.notification_id, n.entity_id FOR NO KEY UPDATE OF n

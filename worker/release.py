@@ -29,14 +29,21 @@ ORDER BY s.tenant_id, s.entity_id FOR UPDATE OF s
 # its cost grows with the square of the batch.
 _RELEASE: Final = f"""
 WITH due AS (
-    SELECT n.day, n.tenant_id, n.notification_id, n.entity_id, n.lane, w.owner, s.rev + 1 AS rev, h.seq
-        + row_number() OVER (PARTITION BY n.tenant_id, w.owner, n.lane ORDER BY n.not_before, n.seq) AS seq
-    FROM unnest($1::text[], $2::text[], $3::date[], $4::uuid[], $5::text[])
-        AS w(tenant_id, entity_id, day, notification_id, owner)
-    JOIN notifications n USING (day, tenant_id, notification_id, entity_id)
-    JOIN lane_heads h ON (h.tenant_id, h.entity_id, h.lane) = (n.tenant_id, w.owner, n.lane)
-    JOIN user_state s ON (s.tenant_id, s.entity_id) = (n.tenant_id, w.owner)
-    WHERE n.rank = 0 AND n.not_before IS NOT NULL
+    SELECT n.day, n.tenant_id, n.notification_id, n.entity_id, n.lane, n.owner, s.rev + 1 AS rev, h.seq
+        + row_number() OVER (PARTITION BY n.tenant_id, n.owner, n.lane ORDER BY n.not_before, n.seq) AS seq
+    FROM (
+        SELECT n.day, n.tenant_id, n.notification_id, n.entity_id, n.lane, n.seq, n.not_before, w.owner
+        FROM (
+            SELECT * FROM unnest($1::text[], $2::text[], $3::date[], $4::uuid[], $5::text[])
+                AS w(tenant_id, entity_id, day, notification_id, owner)
+            LIMIT cardinality($1)
+        ) AS w
+        JOIN notifications n USING (day, tenant_id, notification_id, entity_id)
+        WHERE n.rank = 0 AND n.not_before IS NOT NULL
+        OFFSET 0
+    ) AS n
+    JOIN lane_heads h ON (h.tenant_id, h.entity_id, h.lane) = (n.tenant_id, n.owner, n.lane)
+    JOIN user_state s ON (s.tenant_id, s.entity_id) = (n.tenant_id, n.owner)
 ), heads AS (
     UPDATE lane_heads h SET seq = d.seq
     FROM (SELECT tenant_id, owner, lane, max(seq) AS seq FROM due GROUP BY tenant_id, owner, lane) AS d

@@ -46,7 +46,11 @@ RETURNING tenant_id, entity_id, rev, preferences
 """
 _STORED: Final = """
 SELECT n.tenant_id, n.entity_id, n.notification_id, n.body_hash
-FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[]) AS w (day, tenant_id, notification_id, entity_id)
+FROM (
+    SELECT * FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[])
+        AS w (day, tenant_id, notification_id, entity_id)
+    LIMIT cardinality($1)
+) AS w
 JOIN notifications n USING (day, tenant_id, notification_id, entity_id)
 """
 _RAISE_HEADS: Final = """

@@ -23,6 +23,7 @@ WITH wanted AS (
     SELECT * FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[],
                          $5::text[], $6::smallint[], $7::smallint[], $8::smallint[], $9::integer[])
         AS w(day, tenant_id, notification_id, entity_id, status, rank, status_code, attempt, due_in_ms)
+    LIMIT cardinality($1)
 ), locked AS MATERIALIZED (
     SELECT w.* FROM wanted w JOIN notifications n USING (day, tenant_id, notification_id, entity_id)
     ORDER BY n.day, n.tenant_id, n.notification_id, n.entity_id FOR NO KEY UPDATE OF n
@@ -47,8 +48,11 @@ SELECT day, tenant_id, notification_id, entity_id, status, status_code FROM lock
 _POSTPONE: Final = """
 UPDATE notifications n
 SET due_at = least(n.expiry, clock_timestamp() + w.due_in_ms * interval '1 millisecond')
-FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[], $5::integer[])
-    AS w(day, tenant_id, notification_id, entity_id, due_in_ms)
+FROM (
+    SELECT * FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[], $5::integer[])
+        AS w(day, tenant_id, notification_id, entity_id, due_in_ms)
+    LIMIT cardinality($1)
+) AS w
 WHERE (n.day, n.tenant_id, n.notification_id, n.entity_id)
     = (w.day, w.tenant_id, w.notification_id, w.entity_id)
   AND n.rank < 2 AND n.due_at IS NOT NULL
