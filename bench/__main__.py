@@ -114,7 +114,7 @@ def _idle(as_json: bool, **options: Any) -> None:
 @_contestants(fanout.Options().contestants)
 @click.option("--connections", default=1_000, show_default=True, help="Who gets each text.")
 @click.option("--texts", default=100, show_default=True, help="Texts in a round.")
-@click.option("--in-flight", default=2, show_default=True, help="Texts under way at the same time.")
+@click.option("--in-flight", default=1, show_default=True, help="Texts under way at the same time.")
 @click.option("--body-bytes", default=512, show_default=True)
 def _fanout(as_json: bool, **options: Any) -> None:
     """CPU per frame when many get the same; beside uWebSockets, if `peers` fetched it."""
