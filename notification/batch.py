@@ -11,6 +11,11 @@ The checksum covers the header before it and every item. `tag` is names.user_tag
 and writes `body` as it is: the JSON text of the client frame, encoded once by the worker. Expiry is judged
 on the gateway's monotonic clock, counted from the header's database time.
 
+On names.audience_subject a batch is published, so nobody replies, and each item is for an audience: `tag` is the
+tenant id, `lane` one of 3 to 5, and `attempt` says whether EVERYONE of the tenant may have it. If not, the gateway
+asks who (messages.EntitledRequest). Three kinds come there: AUDIENCE, HEADS, and CONTROL, a state frame about the
+entry `seq` of `lane`.
+
 Reply: magic "HR" | version u8 | reserved u8 | count u16 | one codes.ReceiptCode byte per item, in order.
 """
 
@@ -27,6 +32,10 @@ from notification.limits import BUS_MESSAGE_BYTES_MAX
 VERSION: Final = 1
 NOTIFICATION: Final = 0  # goes through the session's lanes and window
 CONTROL: Final = 1  # a state or counters frame: written to every connection of the user, no ack, no seq
+AUDIENCE: Final = 2  # as NOTIFICATION, for whoever of the tenant is entitled
+HEADS: Final = 3  # heads_item(): how far the tenant's audience lanes are, so that a lost last message shows
+
+EVERYONE: Final = 1  # Item.attempt of an audience's item: whoever is of the tenant; 0: the gateway has to ask
 
 _MAGIC: Final = b"HB"
 _REPLY_MAGIC: Final = b"HR"
@@ -34,6 +43,7 @@ _HEADER: Final = struct.Struct("!2sBxHxxQ")
 _CRC: Final = struct.Struct("!I")
 _ITEM: Final = struct.Struct("!BBBBIQQQ16s")
 _REPLY: Final = struct.Struct("!2sBxH")
+_HEADS: Final = struct.Struct("!3Q")
 _HEAD_BYTES: Final = _HEADER.size + _CRC.size
 
 OVERHEAD_BYTES: Final = _HEAD_BYTES
@@ -115,6 +125,19 @@ def unpack_items(message: bytes, start: int, count: int) -> list[Item]:
     if at != len(message):
         raise BadBatch("bytes after the last item")
     return items
+
+
+def heads_item(tenant: str, heads: Sequence[int]) -> Item:
+    """The HEADS item of a tenant: the last seq of its lanes 3, 4, 5; 0 = the lane is empty."""
+    return Item(HEADS, 0, 0, 0, 0, 0, bytes(16), tenant.encode("ascii"), _HEADS.pack(*heads))
+
+
+def unpack_heads(body: bytes) -> tuple[int, int, int]:
+    """The seqs of heads_item(). Raises BadBatch."""
+    if len(body) != _HEADS.size:
+        raise BadBatch(f"heads of {len(body)} bytes")
+    high, medium, low = _HEADS.unpack(body)
+    return high, medium, low
 
 
 def pack_reply(codes: Sequence[int]) -> bytes:

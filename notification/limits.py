@@ -49,6 +49,9 @@ FILL_ITEMS_MAX: Final = 200  # items in one answer of role inbox: 200 x (4 KB + 
 FILL_BYTES_MAX: Final = 768 * 1_024
 FILLS_COUNT_MAX: Final = 128  # questions of one request: one transaction of role inbox
 FILLS_ITEMS_MAX: Final = 512  # rows of one such transaction: 512 x 1.5 KB is what FILL_BYTES_MAX holds
+ENTITLED_USERS_COUNT_MAX: Final = 4_096  # of one question who may have an audience's entry: 530 KB of NATS
+AUDIENCE_HEADS_S: Final = 60  # an audience lane's last seq is told each second, this long after it moved
+AUDIENCE_HEADS_MS: Final = 1_000
 PAGE_ITEMS_MAX: Final = 100
 PAGE_ITEMS_DEFAULT: Final = 50
 PARKED_SWEEP_MS: Final = 10_000  # PARKED items of ONLINE users are re-dispatched this often
@@ -238,6 +241,7 @@ assert EDGE_HINT_SPREAD_MS + EDGE_REFRESH_MS_MIN + BUS_REQUEST_TIMEOUT_MS < REVO
 assert REVOCATIONS_REPLY_COUNT_MAX * (JTI_BYTES_MAX + 2 * ID_CHARS_MAX) < BUS_MESSAGE_BYTES_MAX / 2
 assert EDGE_PAGE_BYTES_MAX < BUS_MESSAGE_BYTES_MAX / 3  # beside the revocations and the issuers that were missing
 assert FILL_BYTES_MAX + PAYLOAD_BYTES_MAX * 4 < BUS_MESSAGE_BYTES_MAX
+assert ENTITLED_USERS_COUNT_MAX * (USER_CHARS_MAX + 3) + 1_024 < BUS_MESSAGE_BYTES_MAX
 assert BUS_BATCH_BYTES_MAX < BUS_MESSAGE_BYTES_MAX
 assert LEASE_RENEW_MS * 2 < LEASE_MS <= GATEWAY_DEAD_MS
 assert PONG_DUE_MS < HEARTBEAT_MS

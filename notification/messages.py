@@ -131,6 +131,44 @@ class RecallReply(_Message, frozen=True, tag="recalled"):
     more: bool
 
 
+class EntitledRequest(_Message, frozen=True, tag="entitled"):
+    """Who of `users` (ENTITLED_USERS_COUNT_MAX at most, one may stand there twice) may have the audience entry
+    `seq` of `lane` (3 to 5)? Whatever has become of it since: the gateway judges its expiry."""
+
+    tenant: str
+    lane: int
+    seq: int
+    users: list[str]
+
+
+class EntitledReply(_Message, frozen=True, tag="entitled"):
+    """One bit per user, in order, the first in the highest bit of the first byte; bits past the last user are 0.
+    Nobody may have an entry that does not exist."""
+
+    bits: bytes
+
+
+class AudienceFillRequest(_Message, frozen=True, tag="audience_fill"):
+    """What lies in the tenant's audience lane (3 to 5) after seq `after`, whoever it is for? A gateway process
+    asks, once for all its connections."""
+
+    tenant: str
+    lane: int
+    after: int
+
+
+class AudienceFillReply(_Message, frozen=True, tag="audience_filled"):
+    """The lane's live entries by seq, FILL_ITEMS_MAX and FILL_BYTES_MAX at most. `everyone`, per item: the whole
+    tenant may have it; else the gateway has to ask who. The lane is complete up to seq `at`; `more`: ask again from
+    there. `database_ms`: Unix ms."""
+
+    items: list[FillItem]
+    everyone: list[bool]
+    at: int
+    more: bool
+    database_ms: int
+
+
 class EdgeRequest(_Message, frozen=True, tag="edge"):
     """The edge snapshot, unless its version is still `have`, and the revocations after `revocations_have`.
 
@@ -200,8 +238,12 @@ class EdgeReply(_Message, frozen=True, tag="edges"):
     tenants_more: bool = False
 
 
-InboxRequest = FillsRequest | StateRequest | PageRequest | EdgeRequest | RecallRequest
-InboxReply = FillsReply | StateReply | PageReply | EdgeReply | RecallReply | Failure
+InboxRequest = (
+    FillsRequest | StateRequest | PageRequest | EdgeRequest | RecallRequest | EntitledRequest | AudienceFillRequest
+)
+InboxReply = (
+    FillsReply | StateReply | PageReply | EdgeReply | RecallReply | EntitledReply | AudienceFillReply | Failure
+)
 
 
 # --- gateway to receipts ----------------------------------------------------

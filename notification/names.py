@@ -35,6 +35,8 @@ INBOX_STATE: Final = "inbox.state"
 INBOX_PAGE: Final = "inbox.page"
 INBOX_EDGE: Final = "inbox.edge"
 INBOX_RECALL: Final = "inbox.recall"
+INBOX_AUDIENCE: Final = "inbox.audience"
+INBOX_AUDIENCE_FILL: Final = "inbox.audience.fill"
 EDGE_CHANGED: Final = "edge.changed"  # to every gateway process, without payload: ask for the edge snapshot now
 
 
@@ -49,8 +51,13 @@ def replaced_subject(gateway_id: str) -> str:
 
 
 def audience_subject(tenant: str, priority: str) -> str:
-    """`notification.{tenant_id}.{priority}`, the customer's subject: audience messages."""
+    """`notification.{tenant_id}.{priority}`, the customer's subject: batches for a tenant's audiences."""
     return f"notification.{tenant}.{priority}"
+
+
+def audience_subjects(tenant: str) -> str:
+    """What a gateway process with connections of the tenant listens to: audience_subject of every priority."""
+    return f"notification.{tenant}.*"
 
 
 def health_subject(gateway_or_client_id: str) -> str:

@@ -88,6 +88,19 @@ def test_each_fault_is_named(damage: object, says: str) -> None:
         batch.unpack(damage(batch.pack([ITEM], 1)))  # type: ignore[operator]
 
 
+@given(st.lists(U64, min_size=3, max_size=3))
+def test_heads_round_trip(heads: list[int]) -> None:
+    _, (item,) = batch.unpack(batch.pack([batch.heads_item("demo", heads)], 1))
+    assert (item.kind, item.tag) == (batch.HEADS, b"demo")
+    assert list(batch.unpack_heads(item.body)) == heads
+
+
+@pytest.mark.parametrize("body", [b"", bytes(23), bytes(25)])
+def test_heads_of_another_length_are_refused(body: bytes) -> None:
+    with pytest.raises(BadBatch, match="heads"):
+        batch.unpack_heads(body)
+
+
 @given(st.lists(st.sampled_from(ReceiptCode), max_size=300))
 def test_replies_round_trip(codes: list[ReceiptCode]) -> None:
     assert batch.unpack_reply(batch.pack_reply(codes), len(codes)) == codes

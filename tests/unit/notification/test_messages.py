@@ -20,6 +20,8 @@ REQUESTS = [
     messages.PageRequest("demo", "ann", b"", 50),
     messages.EdgeRequest(0),
     messages.RecallRequest("demo", ID),
+    messages.EntitledRequest("demo", 3, 7, ["ann", "bob", "ann"]),
+    messages.AudienceFillRequest("demo", 5, 0),
 ]
 REPLIES = [
     messages.FillsReply(
@@ -38,6 +40,8 @@ REPLIES = [
     ),
     messages.EdgeReply(2, 7, None),
     messages.RecallReply(2, True, False),
+    messages.EntitledReply(b"\xa0"),
+    messages.AudienceFillReply([messages.FillItem(5, 2, 1, 0, ID, b"{}")], [True], 4, False, 99),
     messages.Failure("busy"),
 ]  # fmt: skip
 

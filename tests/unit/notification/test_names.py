@@ -33,6 +33,7 @@ def test_the_user_keys_share_one_hash_tag() -> None:
 
 def test_subjects_of_the_customer() -> None:
     assert names.audience_subject("demo", "high") == "notification.demo.high"
+    assert names.audience_subjects("demo") == "notification.demo.*"
     assert names.health_subject("g-1") == "health.ping.g-1"
     assert names.ack_subject("g-1") == "ack.g-1"
     assert names.gateway_subject("g-1", "low") == "gateway.g-1.low"
