@@ -11,6 +11,7 @@ import structlog
 from gateway._fast.carrier import Connection
 from gateway._fast.registry import Registry
 from gateway._fast.session import AWAIT_AUTH, CLOSING
+from gateway.audiences import Audiences
 from gateway.caps import Caps
 from gateway.clock import now_ms, unix_ms
 from gateway.commands import Commands, bad_frame
@@ -65,9 +66,10 @@ class Connections:
 
     def __init__(
         self, registry: Registry[Connection], edge: Edge, presence: Presence, outbound: Outbound, resume: Resume,
-        commands: Commands, timers: Timers, caps: Caps,
+        commands: Commands, timers: Timers, caps: Caps, audiences: Audiences,
     ) -> None:  # fmt: skip
         self._registry = registry
+        self._audiences = audiences
         self._edge = edge
         self._presence = presence
         self._outbound = outbound
@@ -130,6 +132,7 @@ class Connections:
         if not session.tag:
             return
         self._caps.left(session.tenant)
+        self._audiences.leave(connection)
         self._outbound.closed(session, code)
         if not self._registry.remove(session.tag, connection):
             return  # replaced: the entry belongs to the newer connection
@@ -230,6 +233,7 @@ class Connections:
         connection.state = None
         self._caps.joined(identity.tenant)
         self._registry.add(tag, connection)
+        self._audiences.join(connection)
         if not self.draining:
             self._resume.begin(connection, cursor)
         self._presence.online(connection)

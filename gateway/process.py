@@ -16,6 +16,7 @@ import uvloop
 from gateway import drain, listener, tls
 from gateway._fast.carrier import Connection
 from gateway._fast.registry import Registry
+from gateway.audiences import Audiences
 from gateway.caps import Caps
 from gateway.clock import DatabaseClock
 from gateway.commands import Commands
@@ -35,7 +36,7 @@ from gateway.pipeline import Pipeline, PipelineError, RedisPipeline
 from gateway.presence import Presence
 from gateway.redis_cluster import ClusterPipeline
 from gateway.replacement import Replacement
-from gateway.resume import Resume
+from gateway.resume import Resume, welcomed
 from gateway.timers import Timers
 from notification import redis_address, telemetry
 from notification import settings as configuration
@@ -81,12 +82,14 @@ class Gateway:
         self._presence = Presence(pipeline, self.registry, gateway_id)
         self._outbound = Outbound(pipeline, bus, gateway_id)
         self._resume = Resume(bus, self.edge, clock)
+        self._audiences = Audiences(bus, clock, self._resume.nudge, welcomed)
+        bus.returned = self._audiences.look
         self._presence.settled = self._resume.settled
         self._presence.shown = self._resume.look
         self._commands = Commands(bus, self.edge, self._outbound, self._resume)
         self.connections = Connections(
             self.registry, self.edge, self._presence, self._outbound, self._resume, self._commands, self._timers,
-            self._caps,
+            self._caps, self._audiences,
         )  # fmt: skip
         self._replacement = Replacement(bus, self.registry, self._presence)
         self._inbound = Inbound(self.registry, self._resume, clock)
@@ -113,7 +116,7 @@ class Gateway:
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on a bound socket. Batches are answered before the first client is accepted."""
-        self._timers.start(self._resume.tick)
+        self._timers.start(self._resume.tick, self._audiences.tick)
         await self.edge.start()
         await self._inbound.start(self._bus, self.gateway_id)
         await self._replacement.start(self.gateway_id)
@@ -141,7 +144,8 @@ class Gateway:
         await self._listener.end()
         await asyncio.sleep(0)
         for part in (
-            self._timers, self._presence, self._resume, self._commands, self._replacement, self._health,
+            self._timers, self._presence, self._resume, self._audiences, self._commands, self._replacement,
+            self._health,
         ):  # fmt: skip
             await part.close()
         await self.edge.close()

@@ -4,6 +4,7 @@ NATS is a hint that may drop anything: nothing here is ever the only copy of a n
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -36,8 +37,17 @@ _log = structlog.get_logger("bus")
 Handler = Callable[[str, bytes], Awaitable[bytes | None]]
 
 
+class Served(Protocol):
+    """What serve() began."""
+
+    async def stop(self) -> None:
+        """No further message is handled; nothing where the bus is closed. At most once."""
+
+
 class Bus(Protocol):
     """Publish, request, serve. Payloads are bytes up to BUS_MESSAGE_BYTES_MAX."""
+
+    returned: Callable[[], None]  # called when the bus is back after it was away: what came meanwhile is lost
 
     async def publish(self, subject: str, payload: bytes) -> None:
         """Fire and forget. While the bus is away it is dropped and counted, never queued without bound."""
@@ -45,8 +55,9 @@ class Bus(Protocol):
     async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes:
         """Ask and wait. Raises NoResponders, BusTimeout or Unavailable (all but the last are BusError)."""
 
-    async def serve(self, subject: str, handler: Handler, queue: str = "", concurrent: bool = False) -> None:
-        """Call `handler` for each message; with `queue` one member of the group gets each message.
+    async def serve(self, subject: str, handler: Handler, queue: str = "", concurrent: bool = False) -> Served:
+        """Call `handler` for each message; with `queue` one member of the group gets each message. `*` in a subject
+        stands for one token.
 
         Messages of one subject are handled one after the other, in order; `concurrent` handles each in a
         task of its own (the handler bounds them).
@@ -66,12 +77,24 @@ class _Client(Client):
             await self._process_op_err(error)
 
 
+class _Subscribed:
+    """Served over NATS Core."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    async def stop(self) -> None:
+        # While the bus is away or closes this only forgets it here; the server does with the connection.
+        with contextlib.suppress(nats.errors.Error):
+            await self._subscription.unsubscribe()
+
+
 class NatsBus:
     """Bus over NATS Core."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._subscriptions: list[Subscription] = []
+        self.returned: Callable[[], None] = _nothing
         self._running: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -94,8 +117,10 @@ class NatsBus:
         async def on_reconnect() -> None:
             said.clear()
             _log.info("bus_reconnected")
+            bus.returned()
 
         client = _Client()
+        bus = cls(client)
         try:
             # With reconnects unbounded nats-py also retries the first connect for ever: the deadline is ours.
             async with asyncio.timeout(STARTUP_DEADLINE_S):
@@ -107,7 +132,7 @@ class NatsBus:
                 )  # fmt: skip
         except (OSError, nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"{server} did not answer within {STARTUP_DEADLINE_S} s") from error
-        return cls(client)
+        return bus
 
     async def publish(self, subject: str, payload: bytes) -> None:
         if not self._client.is_connected:
@@ -132,7 +157,7 @@ class NatsBus:
             raise BusError(f"{subject}: {type(error).__name__}") from error
         return reply.data
 
-    async def serve(self, subject: str, handler: Handler, queue: str = "", concurrent: bool = False) -> None:
+    async def serve(self, subject: str, handler: Handler, queue: str = "", concurrent: bool = False) -> Served:
         async def answer(message: Msg) -> None:
             reply = await handler(message.subject, message.data)
             if reply is not None and message.reply:
@@ -146,12 +171,11 @@ class NatsBus:
             self._running.add(task)
             task.add_done_callback(self._finished)
 
-        self._subscriptions.append(
-            await self._client.subscribe(
-                subject, queue=queue, cb=on_message,
-                pending_msgs_limit=BUS_PENDING_MESSAGES_MAX, pending_bytes_limit=BUS_PENDING_BYTES_MAX,
-            )
+        subscription = await self._client.subscribe(
+            subject, queue=queue, cb=on_message,
+            pending_msgs_limit=BUS_PENDING_MESSAGES_MAX, pending_bytes_limit=BUS_PENDING_BYTES_MAX,
         )  # fmt: skip
+        return _Subscribed(subscription)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -165,6 +189,10 @@ class NatsBus:
             await self._client.drain()
         else:
             await self._client.close()
+
+
+def _nothing() -> None:
+    """Until somebody asks to be told."""
 
 
 def without_login(url: str) -> str:

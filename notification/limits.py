@@ -186,6 +186,14 @@ FILLS_IN_FLIGHT_MAX: Final = 8  # requests of one gateway process to role inbox 
 FILLS_TICK_MS: Final = 2  # connections that ask within this share a request: short beside a connect's 100 ms
 FILL_RETRY_MS: Final = 1_000  # first wait after a fill failed; doubles, with jitter
 FILL_RETRY_MS_MAX: Final = 8_000
+AUDIENCE_IDLE_MS: Final = 30_000  # a process listens for a tenant this long after its last connection left
+AUDIENCE_HELD_ITEMS_MAX: Final = 256  # of a tenant's lane, while a question is open; then they are refilled
+AUDIENCE_HELD_BYTES_MAX: Final = 32 * 1_024 * 1_024  # of all lanes of a process
+AUDIENCE_FANOUT_CONNECTIONS_MAX: Final = 256  # written to in one turn of the loop: 256 x 5 µs
+AUDIENCE_FANOUT_ITEMS_MAX: Final = 16  # that share a write
+AUDIENCE_QUESTIONS_IN_FLIGHT_MAX: Final = 4  # of a process to role inbox, for each priority
+AUDIENCE_TRIES_COUNT_MAX: Final = 6  # of such a question, FILL_RETRY_MS and more apart: 20 s
+AUDIENCE_OVERTAKEN_MS: Final = 250  # an item may come this long after its seq was told
 HELD_BYTES_MAX: Final = 32_768  # client frames that came before the welcome, per connection
 COMMANDS_IN_FLIGHT_MAX: Final = 64  # state and page requests of one process; above it the answer is busy
 COMMANDS_PER_CONNECTION_MAX: Final = 2  # of them: the next may come before the last one's reply; the same answer
@@ -241,6 +249,9 @@ assert EDGE_HINT_SPREAD_MS + EDGE_REFRESH_MS_MIN + BUS_REQUEST_TIMEOUT_MS < REVO
 assert REVOCATIONS_REPLY_COUNT_MAX * (JTI_BYTES_MAX + 2 * ID_CHARS_MAX) < BUS_MESSAGE_BYTES_MAX / 2
 assert EDGE_PAGE_BYTES_MAX < BUS_MESSAGE_BYTES_MAX / 3  # beside the revocations and the issuers that were missing
 assert FILL_BYTES_MAX + PAYLOAD_BYTES_MAX * 4 < BUS_MESSAGE_BYTES_MAX
+assert AUDIENCE_FANOUT_CONNECTIONS_MAX % 8 == ENTITLED_USERS_COUNT_MAX % 8 == 0  # a bit each, in whole bytes
+assert AUDIENCE_OVERTAKEN_MS < AUDIENCE_HEADS_MS < AUDIENCE_HEADS_S * 1_000
+assert AUDIENCE_QUESTIONS_IN_FLIGHT_MAX * 3 + FILLS_IN_FLIGHT_MAX <= INBOX_IN_FLIGHT_MAX
 assert ENTITLED_USERS_COUNT_MAX * (USER_CHARS_MAX + 3) + 1_024 < BUS_MESSAGE_BYTES_MAX
 assert BUS_BATCH_BYTES_MAX < BUS_MESSAGE_BYTES_MAX
 assert LEASE_RENEW_MS * 2 < LEASE_MS <= GATEWAY_DEAD_MS

@@ -40,6 +40,15 @@ ACKS = Counter("herald_acks_total", "Acks of written notifications")
 BAD_FRAMES = Counter("herald_bad_frames_total", "Client frames that broke the protocol")
 FILLS = Counter("herald_fills_total", "Questions to role inbox for owed notifications", ["outcome"])
 FILL_REQUESTS = Counter("herald_fill_requests_total", "Requests to role inbox that carry these questions")
+AUDIENCE_ITEMS = Counter("herald_audience_items_total", "Notifications to audiences that came over the bus")
+AUDIENCE_FRAMES = Counter("herald_audience_frames_total", "Frames that they became, on connections")
+AUDIENCE_PASSED = Counter(
+    "herald_audience_passed_total", "Connections that one passed over: not entitled, or too late"
+)
+AUDIENCE_GAPS = Counter("herald_audience_gaps_total", "Gaps in a tenant's lanes that role inbox filled")
+AUDIENCE_QUESTIONS = Counter(
+    "herald_audience_questions_total", "Questions to role inbox about audiences", ["outcome"]
+)
 RECEIPTS_QUEUED = Gauge("herald_receipts_queued", "Receipts waiting for Redis", multiprocess_mode="livesum")
 RECEIPTS_LOST = Counter("herald_receipts_lost_total", "Receipts dropped because Redis stayed away too long")
 REDIS_REFUSED = Counter("herald_redis_refused_total", "Commands of the pipeline that Redis refused for good")

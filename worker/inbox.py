@@ -140,6 +140,7 @@ class Inbox:
             recalled, told = await recall(self._pool, request)
             await self._tell_devices(request.tenant, told)
             return recalled
+        assert isinstance(request, StateRequest), "_check() lets no other through"
         reply, frame = await mark(self._pool, request)
         if frame is not None:
             await self._tell_devices(request.tenant, {request.user: frame})
@@ -173,5 +174,5 @@ def _check(subject: str, request: InboxRequest) -> None:
             raise InvalidInput("fills", f"must be at most {FILLS_COUNT_MAX}")
     elif not isinstance(request, EdgeRequest):
         check_token(request.tenant, "tenant")
-        if request.user or not isinstance(request, RecallRequest):
+        if isinstance(request, StateRequest | PageRequest) or (isinstance(request, RecallRequest) and request.user):
             check_user(request.user)

@@ -1,6 +1,6 @@
 """C side of session: its fields, and what the carrier calls without going through Python."""
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from gateway._fast.outbox cimport CLASSES, Outbox
 from gateway._fast.utf8 cimport Utf8
@@ -58,6 +58,7 @@ cdef class Session:
         int _bad_frames
 
         uint32_t _ping_number
+        int32_t place  # in fanout's Crowd, whose it is
         int64_t _pinged_ms
         int64_t _pong_due_ms
         int64_t _rtt_ms

@@ -10,6 +10,7 @@ from notification.bus import Bus, NatsBus
 from notification.errors import BusTimeout, NoResponders, Unavailable
 from notification.limits import BUS_READ_BYTES_MAX
 from notification.settings import Settings
+from tests.proxy import Proxy
 from tests.twins.bus import Hub, MemoryBus
 
 Connect = Callable[[], Awaitable[Bus]]
@@ -142,6 +143,29 @@ async def test_one_subject_is_handled_one_after_the_other(connect: Connect) -> N
     assert most > 1
 
 
+async def test_what_is_stopped_hears_no_more(connect: Connect) -> None:
+    server, client = await connect(), await connect()
+    stopped, other = Inbox(b"ok"), Inbox(b"ok")
+    serving = await server.serve("news.*", stopped)
+    await server.serve("news.late", other)
+    await settled(server)
+    await client.publish("news.early", b"1")
+    await stopped.count(1)
+    await serving.stop()
+    await settled(server)
+    with pytest.raises(NoResponders):
+        await client.request("news.early", b"2", 3)
+    assert await client.request("news.late", b"3", 3) == b"ok"
+    assert (len(stopped.got), len(other.got)) == (1, 1)
+
+
+async def test_stopping_on_a_closed_bus_is_nothing(connect: Connect) -> None:
+    bus = await connect()
+    serving = await bus.serve("gone", Inbox(None))
+    await bus.close()
+    await serving.stop()
+
+
 async def test_a_closed_bus(connect: Connect) -> None:
     server, client = await connect(), await connect()
     inbox = Inbox(b"")
@@ -155,6 +179,35 @@ async def test_a_closed_bus(connect: Connect) -> None:
         await server.request("gone", b"", 3)
     await server.publish("gone", b"")  # dropped, counted, no error
     assert len(inbox.got) == 1
+
+
+async def test_who_asks_is_told_that_the_twin_is_back() -> None:
+    hub = Hub()
+    bus = MemoryBus(hub)
+    told: list[bool] = []
+    bus.returned = lambda: told.append(hub.up)
+    hub.up = True
+    hub.up = False
+    assert told == []
+    hub.up = True
+    assert told == [True]
+    await bus.close()
+
+
+@pytest.mark.stack
+async def test_who_asks_is_told_that_nats_is_back(embedded: tuple[Settings, Servers]) -> None:
+    proxy = Proxy(int(embedded[0].nats_url.rpartition(":")[2]))
+    await proxy.open()
+    bus = await NatsBus.connect(f"nats://127.0.0.1:{proxy.port}", "contract")
+    back = asyncio.Event()
+    bus.returned = back.set
+    await settled(bus)
+    assert not back.is_set()
+    proxy.drop()
+    async with asyncio.timeout(30):
+        await back.wait()
+    await bus.close()
+    await proxy.close()
 
 
 @pytest.mark.stack

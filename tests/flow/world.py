@@ -27,16 +27,21 @@ from notification.codes import LANE_COUNT, LANE_NAMES, Lane, ReceiptCode
 from notification.frames import Counters, Cursor, Notification, cursor_to_text, encode, user_epoch
 from notification.ids import new_uuid7
 from notification.messages import (
+    AudienceFillReply,
+    AudienceFillRequest,
     EdgeKey,
     EdgeReply,
     EdgeRequest,
     EdgeTenant,
+    EntitledReply,
+    EntitledRequest,
     Failure,
     FillItem,
     FillReply,
     FillRequest,
     FillsReply,
     FillsRequest,
+    InboxReply,
     PageReply,
     PageRequest,
     ReceiptsEntry,
@@ -82,6 +87,9 @@ class Log:
 
     def __init__(self) -> None:
         self.entries: dict[str, list[FillItem]] = {}
+        self.audience: list[FillItem] = []  # of the tenant's lane AUDIENCE_HIGH
+        self.members: dict[int, frozenset[str]] = {}  # who may have which, by seq; the rest is everyone's
+        self.questions: list[EntitledRequest | AudienceFillRequest] = []
         self.requests: list[FillRequest] = []
         self.states: list[StateRequest] = []
         self.busy = False
@@ -92,21 +100,34 @@ class Log:
 
     def add(self, user: str, lane: Lane = Lane.DIRECT_HIGH, expiry_ms: int = 0, size: int = 10) -> FillItem:
         """Store one notification; it is not sent to anybody."""
-        entries = self.entries.setdefault(user, [])
-        prev = max((entry.seq for entry in entries if entry.lane == lane), default=0)
-        ident = new_uuid7()
-        frame = Notification(
-            lane=LANE_NAMES[lane], seq=prev + 1, id=str(ident), type="service", priority="high",
-            sent_at=now_ms(), expires_at=expiry_ms,
-            p=msgspec.Raw(json.dumps({"title": "t", "body": "x" * size}).encode()),
-        )  # fmt: skip
-        entries.append(FillItem(lane, prev + 1, prev, expiry_ms, ident.bytes, encode(frame)))
-        return entries[-1]
+        self.entries.setdefault(user, []).append(_entry(self.entries[user], lane, expiry_ms, size))
+        return self.entries[user][-1]
+
+    def add_audience(self, *members: str) -> FillItem:
+        """Store one for these users, or for everyone."""
+        self.audience.append(_entry(self.audience, Lane.AUDIENCE_HIGH, 0, 10))
+        if members:
+            self.members[self.audience[-1].seq] = frozenset(members)
+        return self.audience[-1]
+
+    def may(self, user: str, seq: int) -> bool:
+        return seq not in self.members or user in self.members[seq]
+
+    def answer(self, request: EntitledRequest | AudienceFillRequest) -> InboxReply:
+        self.questions.append(request)
+        if isinstance(request, EntitledRequest):
+            bits = [self.may(user, request.seq) for user in request.users]
+            whole = [bits[start : start + 8] for start in range(0, len(bits), 8)]
+            return EntitledReply(bytes(sum(bit << 7 - place for place, bit in enumerate(byte)) for byte in whole))
+        items = self.audience[request.after :]
+        everyone = [item.seq not in self.members for item in items]
+        return AudienceFillReply(items, everyone, len(self.audience), False, now_ms())
 
     def heads(self, user: str) -> list[int]:
         heads = [0] * LANE_COUNT
         for entry in self.entries.get(user, ()):
             heads[entry.lane] = entry.seq
+        heads[Lane.AUDIENCE_HIGH] = len(self.audience)
         return heads
 
     def fill(self, request: FillRequest) -> FillReply:
@@ -117,8 +138,9 @@ class Log:
             wanted = [request.cursor.at.get(name, 0) for name in LANE_NAMES]
             recovered = request.cursor.epoch == epoch and all(w <= h for w, h in zip(wanted, heads, strict=True))
             at = wanted if recovered else [-1] * LANE_COUNT
+        theirs = [entry for entry in self.audience if self.may(request.user, entry.seq)]
         owed = sorted(
-            (entry for entry in self.entries.get(request.user, ()) if entry.seq > at[entry.lane]),
+            (entry for entry in self.entries.get(request.user, []) + theirs if entry.seq > at[entry.lane]),
             key=lambda entry: (entry.lane, entry.seq),
         )
         items, more = owed[: request.limit], len(owed) > request.limit
@@ -127,6 +149,18 @@ class Log:
             for item in items:
                 heads[item.lane] = item.seq
         return FillReply(epoch, recovered, items, heads, more, Counters(len(owed), 1), now_ms())
+
+
+def _entry(entries: list[FillItem], lane: Lane, expiry_ms: int, size: int) -> FillItem:
+    """The next one of a lane of `entries`."""
+    prev = max((entry.seq for entry in entries if entry.lane == lane), default=0)
+    ident = new_uuid7()
+    frame = Notification(
+        lane=LANE_NAMES[lane], seq=prev + 1, id=str(ident), type="service", priority="high",
+        sent_at=now_ms(), expires_at=expiry_ms,
+        p=msgspec.Raw(json.dumps({"title": "t", "body": "x" * size}).encode()),
+    )  # fmt: skip
+    return FillItem(lane, prev + 1, prev, expiry_ms, ident.bytes, encode(frame))
 
 
 class World:
@@ -175,7 +209,10 @@ class World:
 
     async def start_inbox(self) -> None:
         self.inbox = self.bus()
-        for subject in (names.INBOX_EDGE, names.INBOX_RESUME, names.INBOX_STATE, names.INBOX_PAGE):
+        for subject in (
+            names.INBOX_EDGE, names.INBOX_RESUME, names.INBOX_STATE, names.INBOX_PAGE, names.INBOX_AUDIENCE,
+            names.INBOX_AUDIENCE_FILL,
+        ):  # fmt: skip
             await self.inbox.serve(subject, self._answer, queue=names.INBOX_QUEUE, concurrent=True)
 
     async def stop_inbox(self) -> None:
@@ -210,6 +247,8 @@ class World:
         if isinstance(request, FillsRequest):
             self.log.requests += request.fills
             return messages.encode(FillsReply([self.log.fill(fill) for fill in request.fills]))
+        if isinstance(request, EntitledRequest | AudienceFillRequest):
+            return messages.encode(self.log.answer(request))
         self.log.commands += 1
         await self.log.gate.wait()
         if isinstance(request, StateRequest):
@@ -233,6 +272,20 @@ class World:
         message = batch.pack(items, now_ms() if database_ms is None else database_ms)
         reply = await self.inbox_bus().request(subject, message, 2)
         return batch.unpack_reply(reply, len(items))
+
+    async def publish(self, *entries: FillItem) -> None:
+        """Send entries of add_audience(), as a worker would."""
+        items = [
+            batch.Item(
+                batch.AUDIENCE, e.lane, 0 if e.seq in self.log.members else batch.EVERYONE, e.seq, e.prev,
+                e.expiry_ms, e.id, b"acme", e.body,
+            )
+            for e in entries
+        ]  # fmt: skip
+        await self.publish_items(items)
+
+    async def publish_items(self, items: list[batch.Item]) -> None:
+        await self.inbox_bus().publish(names.audience_subject("acme", "high"), batch.pack(items, now_ms()))
 
     def inbox_bus(self) -> MemoryBus:
         return MemoryBus(self.hub)

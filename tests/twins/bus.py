@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 
 from notification import telemetry
-from notification.bus import Handler
+from notification.bus import Handler, Served
 from notification.errors import BusTimeout, NoResponders, Unavailable
 from notification.limits import BUS_MESSAGE_BYTES_MAX, BUS_PENDING_MESSAGES_MAX
 
@@ -23,6 +23,7 @@ class _Subscription:
         self._pending: deque[tuple[str, bytes, Reply | None]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = False
+        self.forget: Callable[[_Subscription], None] = lambda subscription: None
 
     def matches(self, subject: str) -> bool:
         """NATS wildcards: `*` is one token, `>` the rest."""
@@ -61,6 +62,11 @@ class _Subscription:
         if answer is not None and reply is not None:
             reply(answer)
 
+    async def stop(self) -> None:
+        """Served: only a MemoryBus makes one, and a Hub forgets it."""
+        self._pending.clear()
+        self.forget(self)
+
     async def settle(self) -> None:
         """Until all delivered messages are handled."""
         while self._tasks:
@@ -71,15 +77,28 @@ class Hub:
     """What a NATS server is to its clients. `up = False` takes it away from all of them."""
 
     def __init__(self) -> None:
-        self.up = True
+        self._up = True
+        self.buses: list[MemoryBus] = []
         self._subscriptions: list[_Subscription] = []
         self._turn = 0
+
+    @property
+    def up(self) -> bool:
+        return self._up
+
+    @up.setter
+    def up(self, up: bool) -> None:
+        returned, self._up = up and not self._up, up
+        for bus in self.buses if returned else ():
+            bus.returned()
 
     def add(self, subscription: _Subscription) -> None:
         self._subscriptions.append(subscription)
 
     def remove(self, subscription: _Subscription) -> None:
-        self._subscriptions.remove(subscription)
+        """Nothing if it was removed before."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
 
     def send(self, subject: str, payload: bytes, reply: Reply | None) -> int:
         """Deliver to every plain subscription and one member of each queue group; to how many."""
@@ -101,6 +120,8 @@ class MemoryBus:
         self._hub = hub
         self._open = True
         self._subscriptions: list[_Subscription] = []
+        self.returned: Callable[[], None] = lambda: None
+        hub.buses.append(self)
 
     async def publish(self, subject: str, payload: bytes) -> None:
         assert len(payload) <= BUS_MESSAGE_BYTES_MAX
@@ -126,12 +147,16 @@ class MemoryBus:
         except TimeoutError as error:
             raise BusTimeout(subject) from error
 
-    async def serve(self, subject: str, handler: Handler, queue: str = "", concurrent: bool = False) -> None:
+    async def serve(self, subject: str, handler: Handler, queue: str = "", concurrent: bool = False) -> Served:
         subscription = _Subscription(subject, handler, queue, concurrent)
+        subscription.forget = self._hub.remove
         self._subscriptions.append(subscription)
         self._hub.add(subscription)
+        return subscription
 
     async def close(self) -> None:
+        if self._open:
+            self._hub.buses.remove(self)
         self._open = False
         for subscription in self._subscriptions:
             self._hub.remove(subscription)
