@@ -10,10 +10,10 @@ ids.TENANT, so `seq` counts per (tenant, lane) over all audiences.
 
 import datetime
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
-from notification.codes import Lane
+from notification.codes import LANE_COUNT, Lane
 from notification.ids import SEGMENT_PREFIX, TENANT
 from worker.admission import Admitted, Reason, Rejection
 from worker.database import Connection
@@ -62,6 +62,18 @@ WANTED: Final = f"""(
         (u.preferences->'topics'->>n.topic)::boolean, (u.preferences->'types'->>n.type)::boolean, true
     )
 )"""
+# Of a row `n` of notifications in a lane of audiences and a user `w`.
+IS_MEMBER: Final = f"""(
+    n.segment_version IS NULL OR EXISTS (
+        SELECT FROM segment_members m
+        WHERE m.tenant_id = n.tenant_id AND m.segment_id = substr(n.entity_id, {len(SEGMENT_PREFIX) + 1})
+          AND m.entity_id = w.entity_id AND m.added_version <= n.segment_version
+          AND (m.removed_version IS NULL OR n.segment_version < m.removed_version)
+    )
+)"""
+_HEADS: Final = f"""
+SELECT tenant_id, lane, seq FROM lane_heads WHERE tenant_id = ANY($1) AND entity_id = '{TENANT}'
+"""  # noqa: S608 - as above
 # The ids that an ack or a mark names, as far as they are of audiences that the user belongs to.
 _OPEN_STATES: Final = f"""
 WITH found AS MATERIALIZED (
@@ -72,12 +84,7 @@ WITH found AS MATERIALIZED (
         WHERE (n.day, n.tenant_id, n.notification_id) = (w.day, w.tenant_id, w.notification_id)
         OFFSET 0
     ) AS n
-    WHERE n.lane >= {FIRST_LANE} AND (n.segment_version IS NULL OR EXISTS (
-        SELECT FROM segment_members m
-        WHERE m.tenant_id = n.tenant_id AND m.segment_id = substr(n.entity_id, {len(SEGMENT_PREFIX) + 1})
-          AND m.entity_id = w.entity_id AND m.added_version <= n.segment_version
-          AND (m.removed_version IS NULL OR n.segment_version < m.removed_version)
-    ))
+    WHERE n.lane >= {FIRST_LANE} AND {IS_MEMBER}
 ), made AS (
     INSERT INTO audience_state (day, tenant_id, notification_id, entity_id)
     SELECT * FROM found ORDER BY day, tenant_id, notification_id, entity_id
@@ -91,6 +98,19 @@ def of_user(tenant: str, user: str) -> str:
     """What stands behind FROM: the notifications `n` to audiences of a user (`tenant` and `user` are SQL), with the
     user's own `s` of audience_state and `u` of user_state, which may be NULL."""
     return _OF_USER.format(everybody=TENANT, prefix=SEGMENT_PREFIX, tenant=tenant, user=user)
+
+
+def is_everyones(audience: str, kind: str) -> bool:
+    """Whether nobody of the tenant is left out, so that nobody need be asked for."""
+    return audience == TENANT and kind == MANDATORY
+
+
+async def heads_of(connection: Connection, tenants: Collection[str]) -> dict[str, list[int]]:
+    """The newest seq of each audience lane of these tenants (0 = no entries)."""
+    heads = {tenant: [0] * (LANE_COUNT - FIRST_LANE) for tenant in tenants}
+    for row in await connection.fetch(_HEADS, list(tenants)):
+        heads[row["tenant_id"]][row["lane"] - FIRST_LANE] = row["seq"]
+    return heads
 
 
 async def segment_versions(

@@ -273,7 +273,7 @@ async def _replies(ring: KeyRing, owed: Sequence[_Owed]) -> list[FillReply]:
     left_bytes = FILL_BYTES_MAX
     replies = []
     for one in owed:
-        items, cut, used_bytes = _items([next(opened) for _ in one.rows[: one.items_max]], left_bytes)
+        items, cut, used_bytes = items_of([next(opened) for _ in one.rows[: one.items_max]], left_bytes)
         left_bytes -= used_bytes
         replies.append(
             FillReply(
@@ -301,7 +301,7 @@ def _is_ahead(at: Sequence[int], heads: Sequence[int]) -> bool:
     return any(have > head for have, head in zip(at, heads, strict=True))
 
 
-def _items(found: Sequence[StoredNotification | None], bytes_max: int) -> tuple[list[FillItem], int, int]:
+def items_of(found: Sequence[StoredNotification | None], bytes_max: int) -> tuple[list[FillItem], int, int]:
     """The items of the first rows that fit `bytes_max`, how many rows those are, and their bytes."""
     items: list[FillItem] = []
     size_bytes = 0

@@ -1,4 +1,4 @@
-"""Role inbox: answers gateways over the bus: fills, state changes, pages, the edge snapshot; and recalls.
+"""Role inbox: answers gateways over the bus: fills, state changes, pages, audiences, the edge snapshot; recalls.
 
 A queue group, so any inbox process answers. Each request has INBOX_DEADLINE_MS; above INBOX_IN_FLIGHT_MAX at once
 (INBOX_COMMANDS_IN_FLIGHT_MAX of them pages, state changes and recalls, of which there may be as many as they like),
@@ -26,7 +26,9 @@ from notification.limits import (
     INBOX_IN_FLIGHT_MAX,
 )
 from notification.messages import (
+    AudienceFillRequest,
     EdgeRequest,
+    EntitledRequest,
     Failure,
     FillsReply,
     FillsRequest,
@@ -37,6 +39,8 @@ from notification.messages import (
     StateRequest,
 )
 from notification.names import (
+    INBOX_AUDIENCE,
+    INBOX_AUDIENCE_FILL,
     INBOX_EDGE,
     INBOX_PAGE,
     INBOX_QUEUE,
@@ -44,9 +48,11 @@ from notification.names import (
     INBOX_RESUME,
     INBOX_STATE,
     PRIORITIES,
+    audience_subject,
     gateway_subject,
     user_tag,
 )
+from worker.audience_questions import entitled, missed
 from worker.clock import Clock
 from worker.database import AWAY, Pool
 from worker.edge import Edge
@@ -64,6 +70,8 @@ _KINDS: Final = {
     INBOX_PAGE: PageRequest,
     INBOX_EDGE: EdgeRequest,
     INBOX_RECALL: RecallRequest,
+    INBOX_AUDIENCE: EntitledRequest,
+    INBOX_AUDIENCE_FILL: AudienceFillRequest,
 }
 _COMMANDS: Final = frozenset({INBOX_STATE, INBOX_PAGE, INBOX_RECALL})
 _NO_ID: Final = bytes(16)
@@ -91,7 +99,7 @@ class Inbox:
 
     async def handle(self, subject: str, data: bytes) -> bytes:
         """Bytes of an InboxRequest in, bytes of its reply or of a Failure out."""
-        kind = subject.rpartition(".")[2]
+        kind = subject.partition(".")[2]
         command = subject in _COMMANDS
         if self._in_flight >= INBOX_IN_FLIGHT_MAX or (
             command and self._commands_in_flight >= INBOX_COMMANDS_IN_FLIGHT_MAX
@@ -136,9 +144,16 @@ class Inbox:
             return await page(self._pool, self._ring, request)
         if isinstance(request, EdgeRequest):
             return await self._edge.snapshot(request)
+        if isinstance(request, EntitledRequest):
+            return await entitled(self._pool, request)
+        if isinstance(request, AudienceFillRequest):
+            return await missed(self._pool, self._ring, request)
         if isinstance(request, RecallRequest):
-            recalled, told = await recall(self._pool, request)
+            recalled, told, items = await recall(self._pool, request)
             await self._tell_devices(request.tenant, told)
+            if items:
+                subject = audience_subject(request.tenant, PRIORITIES[0])
+                await self._bus.publish(subject, batch.pack(items, self._clock.now_ms()))
             return recalled
         assert isinstance(request, StateRequest), "_check() lets no other through"
         reply, frame = await mark(self._pool, request)

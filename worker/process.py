@@ -24,6 +24,7 @@ from notification.lifecycle import notify_ready, stop_event
 from notification.limits import REDIS_REPLY_MS_MAX, STARTUP_DEADLINE_S
 from notification.settings import Settings
 from worker import kafka_connection
+from worker.announcer import Announcer
 from worker.attempts import RetryBudget
 from worker.audiences import FIRST_LANE
 from worker.clock import DatabaseClock
@@ -206,7 +207,8 @@ class _Dispatch(Role):
             bus, self._presence, beats, journal, self._clock, RetryBudget(), requeue=self._scheduler.put
         )
         self._dispatcher = Dispatcher(self._scheduler, router)
-        self._sweeper = Sweeper(pool, ring, self._scheduler, journal)
+        self._announcer = Announcer(bus, pool, self._clock)
+        self._sweeper = Sweeper(pool, ring, self._scheduler, journal, self._announcer.put)
         store = Store(pool, ring, Partitions(pool))
         self._intake = Intake(log, store, ring, self._on_stored, self._clock.now_ms)
         self._listen = beats.listen
@@ -233,16 +235,19 @@ class _Dispatch(Role):
     def begin(self) -> None:
         self._run("intake", self._intake.run())
         self._run("dispatch", self._dispatcher.run())
+        self._run("announcer", self._announcer.run())
         self._run("sweeper", self._sweeper.run(self._sweeper_stop))
         self._run("dispatch clock", self._clock.follow(self._pool))
         self._run("partitions", keep_ahead(self._pool))
 
     def _on_stored(self, stored: list[StoredNotification]) -> None:
-        """Hand fresh rows to the dispatch queue; what does not fit is due again by itself. Audiences ask."""
+        """Hand fresh rows to the dispatch queue; what does not fit is due again by itself."""
         now_s = time.monotonic()
         for notification in stored:
             if notification.lane < FIRST_LANE:
                 self._scheduler.put(first_job(notification, now_s))
+            else:
+                self._announcer.put(notification)
 
     async def stop(self) -> None:
         await self._intake.stop()

@@ -9,12 +9,15 @@ of it is shown it any more.
 import uuid
 from typing import Final
 
+import asyncpg
+
+from notification import batch
 from notification.errors import InvalidInput
-from notification.frames import RECALLED, StateFrame
+from notification.frames import RECALLED, StateFrame, encode
 from notification.ids import TENANT, is_audience, is_uuid7
 from notification.limits import RECALL_USERS_COUNT_MAX
 from notification.messages import RecallReply, RecallRequest
-from worker.audiences import FIRST_LANE
+from worker.audiences import FIRST_LANE, is_everyones
 from worker.database import Pool, tenant_transaction
 from worker.fill import counters_of_users
 from worker.partitions import day_of
@@ -49,18 +52,19 @@ WITH found AS MATERIALIZED (
         status_code = CASE WHEN n.rank < 2 THEN 410 ELSE n.status_code END
     FROM found f
     WHERE n.day = $1 AND n.tenant_id = $2 AND n.notification_id = $3 AND n.entity_id = f.entity_id
-    RETURNING n.day, n.tenant_id, n.notification_id, n.entity_id
+    RETURNING n.day, n.tenant_id, n.notification_id, n.entity_id, n.lane, n.seq, n.type
+), history AS (
+    INSERT INTO notification_history (day, tenant_id, notification_id, entity_id, status, status_code)
+    SELECT day, tenant_id, notification_id, entity_id, 'CANCELLED', 410 FROM changed
 )
-INSERT INTO notification_history (day, tenant_id, notification_id, entity_id, status, status_code)
-SELECT day, tenant_id, notification_id, entity_id, 'CANCELLED', 410 FROM changed
-RETURNING entity_id
+SELECT entity_id, lane, seq, type FROM changed
 """  # noqa: S608 - as above
 _KNOWN: Final = f"SELECT EXISTS (SELECT FROM notifications n WHERE {_OF_IT})"  # noqa: S608 - as above
 
 
-async def recall(pool: Pool, request: RecallRequest) -> tuple[RecallReply, dict[str, StateFrame]]:
-    """Take it back from RECALL_USERS_COUNT_MAX users at most; the reply, and per user the frame for all devices
-    (none for an audience).
+async def recall(pool: Pool, request: RecallRequest) -> tuple[RecallReply, dict[str, StateFrame], list[batch.Item]]:
+    """Take it back from RECALL_USERS_COUNT_MAX users at most; the reply, per user the frame for all devices, and
+    per audience the item for every gateway process.
 
     Raises InvalidInput, database.AWAY.
     """
@@ -76,7 +80,17 @@ async def recall(pool: Pool, request: RecallRequest) -> tuple[RecallReply, dict[
         user: StateFrame([str(ident)], RECALLED, one.rev, one.unread)
         for user, one in zip(users, counters, strict=True)
     }
-    return RecallReply(len(rows), known, len(locked) == RECALL_USERS_COUNT_MAX), frames
+    items = [_item(request.tenant, ident, row) for row in rows if is_audience(row["entity_id"])]
+    return RecallReply(len(rows), known, len(locked) == RECALL_USERS_COUNT_MAX), frames, items
+
+
+def _item(tenant: str, ident: uuid.UUID, row: asyncpg.Record) -> batch.Item:
+    """The frame for everybody of an audience. Each has counters of their own: these, of rev 0, count for nobody."""
+    body = encode(StateFrame([str(ident)], RECALLED, 0, 0))
+    everyone = batch.EVERYONE if is_everyones(row["entity_id"], row["type"]) else 0
+    return batch.Item(
+        batch.CONTROL, row["lane"], everyone, row["seq"], 0, 0, ident.bytes, tenant.encode("ascii"), body
+    )
 
 
 def _ident(raw: bytes) -> uuid.UUID:

@@ -328,8 +328,6 @@ def _first_status(
         return Status.CANCELLED, StatusCode.CANCELLED_OPTED_OUT, None
     if event.not_before_ms is not None and event.not_before_ms > now_ms:
         return Status.ACCEPTED, StatusCode.ACCEPTED, event.not_before_ms
-    if event.audience is not None:  # nothing is sent again: who missed it asks
-        return Status.ACCEPTED, StatusCode.ACCEPTED, event.expiry_ms
     return Status.ACCEPTED, StatusCode.ACCEPTED, min(now_ms + ACK_DUE_MS, event.expiry_ms)
 
 

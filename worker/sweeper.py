@@ -4,13 +4,13 @@ A row is claimed by moving its due_at SWEEP_CLAIM_MS ahead under SKIP LOCKED: wh
 that worker dies the row is due again. What is to be sent goes through the same dispatch queue as first sends.
 
 Every row in flight has a due_at: ACCEPTED and DISPATCHED wait for an ack, PARKED for a second look at presence
-(PARKED_SWEEP_MS after it was parked) and then for their expiry, scheduled rows for their not_before, those of an
-audience for their expiry alone.
+(PARKED_SWEEP_MS after it was parked) and then for their expiry, scheduled rows for their not_before. Those of an
+audience are announced once more instead of a retry, then wait for their expiry.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import asyncpg
@@ -27,6 +27,7 @@ from worker.outage import Backoff, wait
 from worker.release import release
 from worker.rows import COLUMNS, bare, open_rows
 from worker.scheduler import Scheduler, claimed_job
+from worker.store import StoredNotification
 from worker.transitions import Journal, Postponement, Transition
 
 _log = structlog.get_logger("sweeper")
@@ -46,11 +47,20 @@ RETURNING {COLUMNS}, n.day, n.status, n.status_code, n.expiry <= now() AS expire
 class Sweeper:
     """See the module."""
 
-    def __init__(self, pool: Pool, ring: KeyRing, scheduler: Scheduler, journal: Journal) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        ring: KeyRing,
+        scheduler: Scheduler,
+        journal: Journal,
+        announce: Callable[[StoredNotification], None] = lambda notification: None,
+    ) -> None:
+        """`announce` takes what is for audiences."""
         self._pool = pool
         self._ring = ring
         self._scheduler = scheduler
         self._journal = journal
+        self._announce = announce
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sweep each SWEEP_INTERVAL_MS until `stop` is set; an outage of PostgreSQL pauses it."""
@@ -104,20 +114,22 @@ class Sweeper:
             return rows
 
     async def _send(self, rows: Sequence[asyncpg.Record], claimed_s: float) -> list[Postponement]:
-        """Queue the rows; what does not fit is due again. Returns those that do not open, and those of audiences,
-        who ask for them: they wait for expiry."""
-        unsent = [Postponement(bare(row), None) for row in rows if row["lane"] >= FIRST_LANE]
-        rows = [row for row in rows if row["lane"] < FIRST_LANE]
+        """Queue the rows; what does not fit is due again. Returns those that wait for their expiry: what does not
+        open, and what is for audiences, which is announced."""
+        waiting: list[Postponement] = []
         if not rows:
-            return unsent
+            return waiting
         opened = await open_rows(self._ring, rows)
         pairs = zip(rows, opened, strict=True)
         for row, notification in sorted(pairs, key=lambda pair: (pair[0]["lane"], pair[0]["seq"])):
             if notification is None:
-                unsent.append(Postponement(bare(row), None))
+                waiting.append(Postponement(bare(row), None))
+            elif notification.lane >= FIRST_LANE:
+                self._announce(notification)
+                waiting.append(Postponement(notification, None))
             else:
                 self._scheduler.put(claimed_job(notification, claimed_s, parked=row["status"] == Status.PARKED))
-        return unsent
+        return waiting
 
 
 def _ended(row: asyncpg.Record, status: Status, code: StatusCode) -> Transition:

@@ -10,7 +10,9 @@ from notification.frames import Counters, Cursor, user_epoch
 from notification.limits import FILL_ITEMS_MAX
 from notification.messages import (
     LANES_UNKNOWN,
+    AudienceFillRequest,
     EdgeRequest,
+    EntitledRequest,
     Failure,
     FillReply,
     FillRequest,
@@ -24,7 +26,15 @@ from notification.messages import (
     StateReply,
     StateRequest,
 )
-from notification.names import INBOX_EDGE, INBOX_PAGE, INBOX_RECALL, INBOX_RESUME, INBOX_STATE
+from notification.names import (
+    INBOX_AUDIENCE,
+    INBOX_AUDIENCE_FILL,
+    INBOX_EDGE,
+    INBOX_PAGE,
+    INBOX_RECALL,
+    INBOX_RESUME,
+    INBOX_STATE,
+)
 from notification.settings import Settings
 from tests.stack.lab import Lab, open_lab
 from tests.twins.bus import Hub, MemoryBus
@@ -37,7 +47,7 @@ from worker.store import StoredNotification
 
 SUBJECTS = {
     FillsRequest: INBOX_RESUME, StateRequest: INBOX_STATE, PageRequest: INBOX_PAGE, EdgeRequest: INBOX_EDGE,
-    RecallRequest: INBOX_RECALL,
+    RecallRequest: INBOX_RECALL, EntitledRequest: INBOX_AUDIENCE, AudienceFillRequest: INBOX_AUDIENCE_FILL,
 }  # fmt: skip
 
 

@@ -97,10 +97,10 @@ async def test_one_row_is_everybodys_of_the_tenant_whenever_they_come(world: Wor
     await world.lab.store(world.tenant, "ann")
     one = await sent(world, priority=1)
     rows = await world.lab.rows(
-        "SELECT entity_id, lane, seq, prev, status, due_at = expiry AS waits FROM notifications "
+        "SELECT entity_id, lane, seq, prev, status FROM notifications "
         "WHERE tenant_id = $1 AND lane > 2", world.tenant,
     )  # fmt: skip
-    assert rows == [{"entity_id": "tenant", "lane": 4, "seq": 1, "prev": 0, "status": "ACCEPTED", "waits": True}]
+    assert rows == [{"entity_id": "tenant", "lane": 4, "seq": 1, "prev": 0, "status": "ACCEPTED"}]
     ann, stranger = await world.fill("ann"), await world.fill("never seen before".replace(" ", "-"))
     assert [item.lane for item in ann.items] == [0, 4]
     assert (ids(stranger), stranger.at, stranger.counters.unread) == ([one.id.bytes], [0, 0, 0, 0, 1, 0], 1)
@@ -246,7 +246,7 @@ async def test_a_recall_takes_it_from_everybody(world: World, operations: Operat
         assert await shown(world, "ann") == (set(), 0)
 
 
-async def test_its_time_begins_and_ends_by_the_sweeper_and_it_is_sent_to_nobody(world: World) -> None:
+async def test_the_sweeper_announces_it_and_its_time_begins_and_ends_by_it(world: World) -> None:
     due = await world.lab.now_ms() + 60_000
     ident = new_uuid7()
     assert await world.lab.store(world.tenant, TENANT, not_before_ms=due, ids=iter([ident])) == []
@@ -254,9 +254,16 @@ async def test_its_time_begins_and_ends_by_the_sweeper_and_it_is_sent_to_nobody(
     await world.lab.only_due(world.tenant)
     assert (now.seq, await shown(world, "ann")) == (2, (named(now), 1))
     pool, scheduler = world.lab.pools["dispatch"], Scheduler()
-    sweeper = Sweeper(pool, world.lab.dispatch_ring, scheduler, DatabaseJournal(pool))
+    announced: list[StoredNotification] = []
+    sweeper = Sweeper(pool, world.lab.dispatch_ring, scheduler, DatabaseJournal(pool), announced.append)
+    await world.lab.change(world.tenant, now.id, "due_at = now()")
+    assert await sweeper.sweep() == 1
+    assert announced == [now], "once more, in place of a retry"
+    row = await world.lab.row(world.tenant, now.id, TENANT)
+    assert (row["status"], row["due_at"]) == ("ACCEPTED", row["expiry"])
     await world.lab.change(world.tenant, ident, "not_before = now(), due_at = now()")
     assert await sweeper.sweep() == 1
+    assert [(one.id, one.seq, one.payload) for one in announced[1:]] == [(ident, 3, now.payload)]
     row = await world.lab.row(world.tenant, ident, TENANT)
     assert (row["seq"], row["prev"], row["not_before"], row["due_at"]) == (3, 2, None, row["expiry"])
     assert (await world.fill()).at[3] == 3
@@ -265,7 +272,7 @@ async def test_its_time_begins_and_ends_by_the_sweeper_and_it_is_sent_to_nobody(
     assert await sweeper.sweep() == 1
     assert (await world.lab.row(world.tenant, now.id, TENANT))["status"] == "EXPIRED"
     assert await shown(world, "ann") == ({str(ident)}, 1)
-    assert len(scheduler) == 0
+    assert (len(scheduler), len(announced)) == (0, 2)
 
 
 async def test_long_answers_come_in_parts_direct_lanes_first(world: World, operations: Operations) -> None:
