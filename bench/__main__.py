@@ -23,6 +23,7 @@ from bench import (
     neighbours,
     peers,
     profile,
+    sockets,
     storm,
     worker,
 )
@@ -177,6 +178,20 @@ def _profile(as_json: bool, **options: Any) -> None:
     if unknown:
         raise click.BadParameter(f"no process {', '.join(sorted(unknown))}", param_hint="--processes")
     _measure(lambda progress: profile.run(profile.Options(**options), progress), as_json)
+
+
+@cli.command("sockets")
+@_rounds
+@_json
+@click.option("--highs", default=sockets.Options().highs, show_default=True, help="HIGH in a turn.")
+@click.option(
+    "--bytes-per-s", default=sockets.Options().bytes_per_s, show_default=True, help="What the client takes."
+)
+@click.option("--fill-s", default=sockets.Options().fill_s, show_default=True, help="LOW alone, before.")
+@click.option("--connections", default=sockets.Options().connections, show_default=True, help="To be held.")
+def _sockets(as_json: bool, **options: Any) -> None:
+    """HIGH behind LOW in the kernel, by TCP_NOTSENT_LOWAT; TCP memory per connection. No Herald in it."""
+    _measure(lambda progress: sockets.run(sockets.Options(**options), progress), as_json)
 
 
 @cli.command("peers")

@@ -21,12 +21,13 @@ _ABOUT: Final = """\
 Kernel settings for a machine that holds many WebSocket connections.
 
   plan      what stands, what should, and why (the default)
-  apply     set it now and for the next boot, after a snapshot of what was there; then verify
+  apply     set it now and for the next boot, after a snapshot; then verify
   verify    read everything again and open connections for real
   rollback  give back what was there before the first apply
 
-apply and rollback only say what they would do until they are given --yes. A value that is better already stays; one
-that would be lowered stays too, unless --force. docs/tuning.md explains each row."""
+apply and rollback only say what they would do until they are given --yes. A
+value that is better already stays; one that would be lowered stays too, unless
+--force. docs/tuning.md explains each row."""
 _EXITS: Final = "Exit status: 0 in order, 2 something should change or has drifted, 1 error."
 
 

@@ -20,7 +20,7 @@ _SAID: Final = {
     State.OK: "in order",
     State.CHANGE: "to change",
     State.BLOCKED: "that cannot be changed here",
-    State.FORCE: "kept, changed with --force only",
+    State.FORCE: "kept without --force",
     State.SKIP: "skipped",
     State.TRY: "to try",
 }
@@ -33,14 +33,15 @@ def width() -> int:
 
 
 def machine(found: Machine, connections: int) -> str:
-    """One line: what this machine is, and what it is tuned for."""
+    """What this machine is, and what it is tuned for."""
     card = found.card
     parts = [
         f"{found.cores} cores", f"{found.memory_bytes / 2**30:.1f} GiB", f"Linux {found.kernel}",
         f"{card.name} ({card.driver}, receive queues: {card.rx_queues})" if card else "no network card seen",
         *([f"in a container ({found.container})"] if found.container else []),
     ]  # fmt: skip
-    return f"For {connections:,} connections on this machine: {', '.join(parts)}."
+    text = f"For {connections:,} connections on this machine: {', '.join(parts)}."
+    return textwrap.fill(text, width(), break_on_hyphens=False, break_long_words=False)
 
 
 def rows(lines: Iterable[Line]) -> str:

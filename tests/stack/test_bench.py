@@ -62,6 +62,13 @@ def test_connections_are_held_and_notified() -> None:
     assert report["restart"]["lost_their_socket"] > 0
 
 
+def test_sockets_tell_how_long_high_waits_in_the_kernel() -> None:
+    report = bench("sockets", "--rounds", "1", "--highs", "1", "--connections", "50", "--fill-s", "0.1",
+                   "--bytes-per-s", "20000000")  # fmt: skip
+    assert set(report["figures"]) == {"unlimited", "128 KB", "64 KB, Herald's", "16 KB"}
+    assert report["held_bytes_both_ends"]["flooded"] > 0
+
+
 def test_a_storm_says_who_came_in() -> None:
     report = bench("storm", "--count", "50")
     assert report["figures"]["engine"]["admitted"] == 50
