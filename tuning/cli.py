@@ -155,7 +155,7 @@ def _end(found: Machine, done: Done, verdict: verify.Verdict, options: argparse.
         print(f"drift: {text}")
     print(f"Read again: {show.counts(verdict.lines)}")
     if verdict.opened:
-        print(show.opened(verdict.opened))
+        print(show.opened(verdict.opened, found.root))
     print("In order." if status == OK else "Drift." if status == DRIFT else "Not all of it was done.")
     if hint and done.said:
         print(hint)

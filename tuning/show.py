@@ -95,7 +95,7 @@ def container_help(lines: Iterable[Line]) -> str:
     return "\n".join(["Give these to the container (Kubernetes: securityContext.sysctls of the pod):", *flags])
 
 
-def opened(done: Opened) -> str:
+def opened(done: Opened, root: bool) -> str:
     """What opening connections came to, with the reason where not all came in."""
     text = (
         f"Opened {done.accepted:,} of {done.asked:,} connections on loopback in {done.seconds:.1f} s; "
@@ -104,7 +104,8 @@ def opened(done: Opened) -> str:
     if done.whole():
         return text
     if done.tried < done.asked:
-        return f"{text}\nThe descriptor limit ended it ({done.tried:,} for this user): run it with sudo."
+        way = "even root may not raise it here (CAP_SYS_RESOURCE)" if root else "run it with sudo"
+        return f"{text}\nThe descriptor limit ended it ({done.tried:,} for this user): {way}."
     return f"{text}\nThe backlog was full: net.core.somaxconn is {done.backlog:,}."
 
 
