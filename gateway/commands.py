@@ -1,6 +1,7 @@
 """What an authenticated client may say: ack, state, page, ping, reauth."""
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from typing import Final
 
@@ -149,8 +150,12 @@ class Commands:
             return
         if isinstance(reply, PageReply):
             connection.session.send(reply.frame, last=True)  # long, and in no hurry
-        elif not isinstance(reply, StateReply):  # the change itself comes back over the bus, to every device
+        elif not isinstance(reply, StateReply):
             connection.session.send(_BUSY)
+        elif not reply.told and isinstance(request, StateRequest):  # a change comes over the bus, to every device
+            ids = [str(uuid.UUID(bytes=ident)) for ident in reply.found]
+            frame = frames.StateFrame(ids, request.to, reply.counters.rev, reply.counters.unread)
+            connection.session.send(frames.encode(frame), last=True)
         connection.flush()
 
     def _reauth(self, connection: Connection, frame: frames.Reauth) -> None:

@@ -192,8 +192,8 @@ class HeraldClient:
                 await self._send(Ack(ids=ids))
 
     async def set_state(self, ids: list[str], to: State) -> None:
-        """Mark notifications on every device of the user. Returns when it is done, or 5 s later if none of the ids
-        exists; one request is under way at a time, and asked again while the server is busy. Raises NotConnected,
+        """Mark notifications on every device of the user. Returns when it is done, or 5 s later if the answer was
+        lost; one request is under way at a time, and asked again while the server is busy. Raises NotConnected,
         ServerBusy."""
         await self._requests.set_state(SetState(ids=ids, to=to))
 

@@ -13,9 +13,7 @@ from herald.client_errors import ClientError, NotConnected, ServerBusy
 from notification.frames import ClientFrame, ErrorFrame, Page, PageFrame, ServerFrame, SetState, StateFrame
 
 REQUEST_TIMEOUT_S: Final = 10.0  # in all: waiting for its turn, being asked, and again after each `busy`
-SILENT_S: Final = (
-    5.0  # a state change without an answer was of ids that nobody knows; the gateway gives role inbox 2 s
-)
+SILENT_S: Final = 5.0  # then the answer to a state change was lost: it comes over the bus
 RETRY_S: Final = 1.0  # after a `busy` that names no `retry_ms`
 
 _Answer = PageFrame | StateFrame | ErrorFrame | ClientError
@@ -41,7 +39,7 @@ class Requests:
         return answer
 
     async def set_state(self, frame: SetState) -> None:
-        """Returns once the server says it is done, or says nothing: it knows none of the ids. Raises as page()."""
+        """Returns once the server says it is done, or says nothing: the answer was lost. Raises as page()."""
         await self._ask(frame)
 
     def told(self, frame: ServerFrame) -> None:

@@ -93,9 +93,12 @@ class StateRequest(_Message, frozen=True, tag="state"):
 
 
 class StateReply(_Message, frozen=True, tag="stated"):
-    """The counters after the change. The `state` frame itself reaches all devices over the bus."""
+    """The counters after the change. `told`: the `state` frame itself reaches all devices over the bus. Else
+    nothing changed, and it is for who asked alone: `found` are those of its ids that there are."""
 
     counters: Counters
+    found: list[bytes] = []
+    told: bool = True
 
 
 class PageRequest(_Message, frozen=True, tag="page"):

@@ -1,7 +1,8 @@
 """What a user does to notifications: read, unread, seen, archived, unarchived; on every device at once.
 
 Flags are per (user, id), reversible, last writer by the user's `rev`. Reading also raises the row to READ: nothing
-sends it again. `unread` takes the flag back, not the status. Of a notification to an audience the flags and the
+sends it again. `unread` takes the flag back, not the status; what was
+cancelled or replaced stays so, whoever reads it. Of a notification to an audience the flags and the
 status of each user are a row of `audience_state`.
 """
 
@@ -23,9 +24,13 @@ from worker.partitions import day_of
 _MAKE_USER: Final = "INSERT INTO user_state (tenant_id, entity_id, rev) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING"
 _LOCK_USER: Final = "SELECT rev FROM user_state WHERE tenant_id = $1 AND entity_id = $2 FOR UPDATE"
 _RAISE_REV: Final = "UPDATE user_state SET rev = $3 WHERE tenant_id = $1 AND entity_id = $2"
+_STAYS: Final = "n.status IN ('CANCELLED', 'COLLAPSED')"
 _CHANGES: Final[dict[State, tuple[str, str]]] = {  # what to set, and where it is not yet so
     "read": (
-        "read_at = now(), seen_at = coalesce(n.seen_at, now()), status = 'READ', rank = 4, status_code = 600",
+        "read_at = now(), seen_at = coalesce(n.seen_at, now()), "
+        f"status = CASE WHEN {_STAYS} THEN n.status ELSE 'READ' END, "
+        f"rank = CASE WHEN {_STAYS} THEN n.rank ELSE 4 END, "
+        f"status_code = CASE WHEN {_STAYS} THEN n.status_code ELSE 600 END",
         "n.read_at IS NULL",
     ),
     "unread": ("read_at = NULL", "n.read_at IS NOT NULL"),
@@ -54,7 +59,6 @@ SELECT f.notification_id, c.notification_id IS NOT NULL AS changed
 FROM found f LEFT JOIN changed c USING (notification_id)
 """
 # For a direct one, for one to an audience.
-# For a direct one, for one to an audience.
 _MARKS: Final = {
     to: (
         _MARK.format(table="notifications", assignments=assignments + _ENDS.get(to, ""), condition=condition),
@@ -66,7 +70,7 @@ assert set(_CHANGES) == set(get_args(State))
 
 
 async def mark(pool: Pool, request: StateRequest) -> tuple[StateReply, StateFrame | None]:
-    """Set flags; returns the reply and the frame for all of the user's devices (None: none of the ids exists).
+    """Set flags; returns the reply and the frame for all of the user's devices (None: nothing changed).
 
     Raises InvalidInput, database.AWAY.
     """
@@ -87,11 +91,12 @@ async def mark(pool: Pool, request: StateRequest) -> tuple[StateReply, StateFram
                 rev = await connection.fetchval(_LOCK_USER, request.tenant, request.user)
             rows += await _mark(connection, statements[1], request, sorted(others), rev)
         found: list[uuid.UUID] = [row["notification_id"] for row in rows]
-        if any(row["changed"] for row in rows):
+        changed = any(row["changed"] for row in rows)
+        if changed:
             await connection.execute(_RAISE_REV, request.tenant, request.user, rev + 1)
         counters = await counters_of(connection, request.tenant, request.user)
-    if not found:
-        return StateReply(counters), None
+    if not changed:
+        return StateReply(counters, [ident.bytes for ident in found], told=False), None
     frame = StateFrame([str(ident) for ident in found], request.to, counters.rev, counters.unread)
     return StateReply(counters), frame
 

@@ -368,8 +368,8 @@ export class HeraldClient {
     }
     this.#store.flag(frame.ids, frame.to);
     this.#handlers.state(frame.ids, frame.to);
-    this.#count(frame);
     this.#commands.stateCame(frame.ids, frame.to);
+    this.#count(frame);
   }
 
   #forget(id) {

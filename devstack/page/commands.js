@@ -69,7 +69,9 @@ export class Commands {
 
   /** Some device of the user marked these ids; those of ours that there are come in one frame. */
   stateCame(ids, to) {
-    if (this.#asked?.to === to && ids.every((id) => this.#asked.ids.includes(id))) this.#answered();
+    if (this.#asked?.to !== to || !ids.every((id) => this.#asked.ids.includes(id))) return;
+    if (ids.length === 0) for (const id of this.#asked.ids) this.#store.marks.delete(id); // the server knows none of them
+    this.#answered();
   }
 
   /** What is under way was not done: again, not before `retryMs`, and later each time. */

@@ -294,6 +294,19 @@ async def test_a_mark_is_kept_until_the_server_says_so(gateway: Gateway) -> None
     assert kept["marks"] == []
 
 
+async def test_a_mark_of_what_the_server_does_not_know_is_forgotten(gateway: Gateway) -> None:
+    session = await gateway.open()
+    session.notify(1, "gone")
+    await session.frame("ack")
+    await gateway.page.get_by_role("button", name="gone").click()
+    await session.mark()
+    session.send(t="state", ids=[], to="read", unread=0, rev=1)
+    kept = "JSON.parse(localStorage.getItem('herald.device.ann.laptop')).marks.length"
+    async with asyncio.timeout(30):
+        while await gateway.page.evaluate(kept):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.02)
+
+
 async def test_one_command_is_under_way_at_a_time_and_busy_is_asked_again(gateway: Gateway) -> None:
     session = await gateway.open()
     one, two = session.notify(1, "first"), session.notify(2, "second")

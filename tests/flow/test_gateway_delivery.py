@@ -336,6 +336,16 @@ async def test_a_cursor_of_another_user_moves_nothing_while_resume_is_pending(wo
         assert (await app.read("resumed", 5))["recovered"] is False
 
 
+async def test_a_mark_that_changes_nothing_is_answered_to_who_asked(world: World) -> None:
+    known = new_uuid7()
+    async with world.client() as app:
+        await app.read("resumed")
+        for world.log.unchanged in ([], [known.bytes]):
+            await app.say(t="state", ids=[str(known)], to="seen")
+            found = [str(known)] if world.log.unchanged else []
+            assert await app.read("state") == {"t": "state", "ids": found, "to": "seen", "rev": 2, "unread": 0}
+
+
 async def test_a_silent_inbox_is_pending_within_its_deadline(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.resume.INBOX_DEADLINE_MS", 300)
 

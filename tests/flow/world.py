@@ -92,6 +92,7 @@ class Log:
         self.questions: list[EntitledRequest | AudienceFillRequest] = []
         self.requests: list[FillRequest] = []
         self.states: list[StateRequest] = []
+        self.unchanged: list[bytes] | None = None  # a mark changes nothing; those of its ids that there are
         self.busy = False
         self.gate = asyncio.Event()  # cleared: pages and state changes wait; `commands` counts all that came
         self.gate.set()
@@ -253,7 +254,8 @@ class World:
         await self.log.gate.wait()
         if isinstance(request, StateRequest):
             self.log.states.append(request)
-            return messages.encode(StateReply(Counters(0, 2)))
+            unchanged = self.log.unchanged
+            return messages.encode(StateReply(Counters(0, 2), unchanged or [], told=unchanged is None))
         assert isinstance(request, PageRequest)
         return messages.encode(PageReply(b'{"t":"page","items":[],"counters":{"unread":0,"rev":1}}'))
 

@@ -80,6 +80,35 @@ async def test_marks_are_reversible_and_repeating_one_changes_nothing(world: Wor
     assert await world.lab.history(world.tenant, sent.id) == ["ACCEPTED", "READ"]
 
 
+async def test_what_changes_nothing_is_told_to_who_asked_alone(world: World) -> None:
+    [sent] = await world.several(1)
+    heard: list[bytes] = []
+
+    async def gateway(_subject: str, message: bytes) -> None:
+        heard.append(message)
+
+    await world.gateway.serve(gateway_subject("g1", "high"), gateway)
+    world.presence.online(user_tag(world.tenant, "ann"), "g1", device="phone")
+    for ident, found in ((new_uuid7(), []), (sent.id, [sent.id.bytes])):
+        request = StateRequest(world.tenant, "ann", "phone", [ident.bytes], "unread")
+        assert await world.ask(request) == StateReply((await world.fill()).counters, found, told=False)
+    assert heard == []
+
+
+@pytest.mark.parametrize(("status", "code"), [("COLLAPSED", 420), ("CANCELLED", 411)])
+async def test_no_mark_brings_back_what_was_replaced_or_not_wanted(world: World, status: str, code: int) -> None:
+    """A device may have it: that it was read there is kept."""
+    [sent] = await world.several(1)
+    gone = f"status = '{status}', rank = 2, status_code = {code}, due_at = NULL"
+    await world.lab.change(world.tenant, sent.id, gone)
+    for to in ("read", "unread", "read"):
+        assert (await world.mark(to, sent)).unread == 0
+        assert (await world.page()).items == []
+    row = await world.lab.row(world.tenant, sent.id)
+    assert (row["status"], row["rank"], row["status_code"]) == (status, 2, code)
+    assert row["read_at"] is not None
+
+
 async def test_an_archived_one_is_not_sent_again(world: World) -> None:
     [sent] = await world.several(1)
     await world.mark("archived", sent)
