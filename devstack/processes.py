@@ -13,7 +13,7 @@ from notification.errors import Unavailable
 from notification.limits import STARTUP_DEADLINE_S
 from notification.settings import Settings
 
-WORKER_ROLES: Final = ("dispatch", "receipts", "inbox")
+WORKER_ROLES: Final = ("dispatch", "receipts", "inbox", "status")
 STOP_S: Final = 30.0  # more than a gateway's drain window and a worker's last transaction
 READY: Final = b"READY=1"
 

@@ -23,7 +23,7 @@ async def create_topics(settings: Settings) -> None:
     """Create the topics that are missing; raises Unavailable when Kafka does not answer in time."""
     deadline_s = time.monotonic() + STARTUP_DEADLINE_S
     replication = BROKER_DEFAULT_REPLICATION if settings.kafka else 1
-    wanted = dict.fromkeys(names.TOPICS, settings.kafka_partitions) | {names.TOPIC_DEAD: 1}
+    wanted = dict.fromkeys((*names.TOPICS, names.TOPIC_STATUS), settings.kafka_partitions) | {names.TOPIC_DEAD: 1}
     while True:
         try:
             await _create(settings.kafka_servers, wanted, replication)

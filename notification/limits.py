@@ -80,6 +80,13 @@ RETRY_BUDGET_WINDOW_MS: Final = 60_000
 RETRY_BUDGET_FLOOR_ITEMS: Final = 100  # retries in a window that need no sends: small tenants can retry
 BUS_REQUEST_TIMEOUT_MS: Final = 2_000
 
+# --- state changes to upstream services --------------------------------------
+STATUS_BATCH_RECORDS_MAX: Final = 1_000  # read, published and noted at once: 200 KB
+STATUS_POLL_MS: Final = 200  # new rows of the history are looked for this often
+STATUS_PUBLISH_DEADLINE_MS: Final = 5_000  # of one batch; then it is published again
+STATUS_TAKEOVER_MS: Final = 2_000  # a process that does not read tries to this often
+STATUS_SESSION_IDLE_MS: Final = 30_000  # the server ends the session of a frozen reader: another one takes over
+
 # --- the bus ----------------------------------------------------------------
 BUS_BATCH_BYTES_MAX: Final = 512 * 1_024  # under NATS' 1 MB max_payload
 BUS_READ_BYTES_MAX: Final = BUS_BATCH_BYTES_MAX  # of one read; twice that of one turn of the loop, 6 ms of frames
@@ -280,3 +287,4 @@ assert REDIS_REPLY_DEPTH_MAX <= 16  # WALK_LEVELS of gateway/_fast/resp.pxd
 assert REDIS_WRITE_BYTES_MAX < PIPELINE_BYTES_MAX
 assert SWEEP_CLAIM_MS > ACK_DUE_MS > 2 * BUS_REQUEST_TIMEOUT_MS
 assert INTAKE_BATCH_RECORDS_MAX <= DISPATCH_QUEUE_ITEMS_MAX
+assert STATUS_PUBLISH_DEADLINE_MS + KAFKA_REQUEST_DEADLINE_MS < STATUS_SESSION_IDLE_MS

@@ -14,6 +14,7 @@ PRIORITIES: Final = ("high", "medium", "low")
 TOPIC_PREFIX: Final = "notifications."
 TOPICS: Final = tuple(TOPIC_PREFIX + priority for priority in PRIORITIES)
 TOPIC_DEAD: Final = "notifications.dlq"
+TOPIC_STATUS: Final = "notifications.status"
 CONSUMER_GROUP: Final = "herald-dispatch"
 
 

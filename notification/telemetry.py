@@ -66,6 +66,8 @@ RECEIPTS_MISSING = Counter("herald_receipts_missing_total", "Gaps in a gateway's
 FENCED = Counter("herald_fenced_total", "Batches given up because another worker owns the position")
 LOG_RESTARTED = Counter("herald_log_restarted_total", "Partitions with another log than our position is of")
 INBOX_REQUESTS = Counter("herald_inbox_requests_total", "Requests to role inbox", ["kind", "outcome"])
+STATUS_PUBLISHED = Counter("herald_status_published_total", "State changes published on notifications.status")
+STATUS_LAG = Gauge("herald_status_lag", "State changes not yet published there, by the process that publishes")
 JWKS_FETCHES = Counter("herald_jwks_fetches_total", "Fetches of issuers' keys", ["outcome"])
 STORE_SECONDS = Histogram("herald_store_seconds", "One storing transaction", buckets=_SECONDS)
 DISPATCH_QUEUE = Gauge("herald_dispatch_queue", "Stored notifications waiting in memory", ["priority"])

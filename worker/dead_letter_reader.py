@@ -16,7 +16,8 @@ from notification import names
 from notification.errors import InvalidInput
 from notification.limits import KAFKA_REQUEST_DEADLINE_MS
 from worker.dead_letters import opened, owner_of
-from worker.log import LogAway, Record, stop_client
+from worker.kafka_clients import stop_client
+from worker.log import LogAway, Record
 
 _NAME: Final = re.compile(r"(\d{1,9})-(\d{1,18})", re.ASCII)
 

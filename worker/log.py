@@ -7,7 +7,7 @@ has called `place` with the position from PostgreSQL. Kafka's own commits follow
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -29,6 +29,7 @@ from notification.limits import (
     STARTUP_DEADLINE_S,
 )
 from worker import outage
+from worker.kafka_clients import start_producer, stop_client
 from worker.topic_ids import topic_ids
 
 _log = structlog.get_logger("log")
@@ -160,34 +161,8 @@ class KafkaLog:
         self._producer = await outage.until_up(self._start_producer, server, (KafkaError,), STARTUP_DEADLINE_S)
         self._consumer = await outage.until_up(self._start_consumer, server, (KafkaError,), STARTUP_DEADLINE_S)
 
-    async def _start_producer(self) -> AIOKafkaProducer:
-        """Idempotent where the broker can; the embedded one answers an error at once."""
-        producer = self._new_producer(idempotent=True)
-        try:
-            await producer.start()
-        except KafkaError as error:
-            await stop_client(producer)
-            if error.retriable:
-                raise
-            _log.info("producer_not_idempotent", error=type(error).__name__)
-        else:
-            return producer
-        producer = self._new_producer(idempotent=False)
-        try:
-            await producer.start()
-        except KafkaError:
-            await stop_client(producer)
-            raise
-        return producer
-
-    def _new_producer(self, idempotent: bool) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
-            bootstrap_servers=self._servers,
-            acks="all",
-            enable_idempotence=idempotent,
-            max_request_size=_DEAD_LETTER_BYTES_MAX,
-            request_timeout_ms=DEAD_LETTER_DEADLINE_MS,
-        )
+    def _start_producer(self) -> Awaitable[AIOKafkaProducer]:
+        return start_producer(self._servers, _DEAD_LETTER_BYTES_MAX, DEAD_LETTER_DEADLINE_MS)
 
     async def _start_consumer(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(
@@ -393,15 +368,6 @@ async def _last_offsets(consumer: AIOKafkaConsumer, partitions: set[TopicPartiti
         batches = await consumer.getmany(*left, timeout_ms=int(wait_s * 1000))
         lasts |= {tp: records[-1].offset for tp, records in batches.items() if records}
     return lasts
-
-
-async def stop_client(part: AIOKafkaConsumer | AIOKafkaProducer) -> None:
-    """Stop a client of aiokafka; where Kafka is away it may hang, or end in the CancelledError of its own tasks."""
-    task = asyncio.ensure_future(part.stop())
-    await asyncio.wait({task}, timeout=KAFKA_REQUEST_DEADLINE_MS / 1000)
-    if not task.done() or task.cancelled() or task.exception() is not None:
-        task.cancel()
-        _log.info("kafka_client_not_closed", client=type(part).__name__)
 
 
 def _record(record: ConsumerRecord) -> Record:

@@ -45,11 +45,13 @@ from worker.receipts import Receipts
 from worker.redis_client import REDIS_AWAY, open_client
 from worker.router import Router
 from worker.scheduler import Scheduler, first_job
+from worker.status_feed import StatusFeed
+from worker.status_topic import StatusTopic
 from worker.store import Store, StoredNotification
 from worker.sweeper import Sweeper
 from worker.transitions import DatabaseJournal
 
-ROLES: Final = ("dispatch", "receipts", "inbox")
+ROLES: Final = ("dispatch", "receipts", "inbox", "status")
 _DRAIN_S: Final = 10.0  # a dispatch batch takes two bus requests at most, and a transaction
 _log = structlog.get_logger("worker")
 
@@ -138,7 +140,9 @@ async def _run(settings: Settings, roles: Sequence[str], master: bytes) -> None:
 
 
 async def _start(settings: Settings, roles: Sequence[str], master: bytes) -> list[Role]:
-    makers = {"dispatch": _Dispatch.make, "receipts": _Receipts.make, "inbox": _Inbox.make}
+    makers = {
+        "dispatch": _Dispatch.make, "receipts": _Receipts.make, "inbox": _Inbox.make, "status": _Status.make,
+    }  # fmt: skip
     return list(await _together([makers[role](settings, master) for role in roles]))
 
 
@@ -338,6 +342,30 @@ class _Inbox(Role):
         await self._presence.close()
         await self._redis.aclose()
         await _close(self._pool, self._keys_pool)
+
+
+class _Status(Role):
+    """Role status: what became of notifications, to upstream services."""
+
+    def __init__(self, pool: Pool, servers: str) -> None:
+        super().__init__()
+        self._pool = pool
+        self._feed = StatusFeed(pool, StatusTopic(servers))
+        self._feed_stop = asyncio.Event()
+
+    @classmethod
+    async def make(cls, settings: Settings, _master: bytes) -> Role:
+        """Connect to PostgreSQL, as role dispatch does; Kafka may come later. Raises Unavailable, SettingsError."""
+        return cls(await connect_pool(settings, "dispatch"), settings.kafka_servers)
+
+    def begin(self) -> None:
+        self._run("status", self._feed.run(self._feed_stop))
+
+    async def stop(self) -> None:
+        self._feed_stop.set()
+        await self._ended("status")
+        await self._cancel()
+        await _close(self._pool)
 
 
 async def _close(*pools: Pool) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from notification import codes, frames, limits, telemetry
-from notification.names import TOPIC_DEAD, TOPICS
+from notification.names import TOPIC_DEAD, TOPIC_STATUS, TOPICS
 from tests.quality.tree import ROOT
 
 DOCS: Final = ROOT / "docs"
@@ -102,7 +102,9 @@ def dead_letters() -> str:
 
 def topics() -> str:
     rows = [(f"`{topic}`", f"events of priority {topic.rpartition('.')[2]}") for topic in TOPICS]
-    return table(("topic", "holds"), [*rows, (f"`{TOPIC_DEAD}`", "records that can never be taken, sealed")])
+    rows.append((f"`{TOPIC_DEAD}`", "records that can never be taken, sealed"))
+    rows.append((f"`{TOPIC_STATUS}`", "what became of notifications, from Herald to you"))
+    return table(("topic", "holds"), rows)
 
 
 def closes() -> str:

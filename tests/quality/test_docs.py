@@ -81,11 +81,20 @@ def test_events_pass_the_worker_and_its_schema() -> None:
         jsonschema.Draft202012Validator(schema).validate(json.loads(text))
 
 
+def test_state_changes_pass_their_schema() -> None:
+    schema = json.loads((ROOT / "worker" / "status.schema.json").read_text("utf-8"))
+    (shown,) = examples("status")
+    change = json.loads(shown)
+    jsonschema.Draft202012Validator(schema).validate(change)
+    assert list(change) == schema["required"]
+    assert codes.StatusCode(change["status_code"]).name.startswith(change["status"])
+
+
 def test_the_confluent_example_makes_an_event() -> None:
     from worker import event
 
     text = (ROOT / "docs" / "events.md").read_text("utf-8")
-    (producing,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (producing, _consuming) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     made = re.sub(r"^producer.*$", "", producing, flags=re.MULTILINE)  # the event alone: nothing is connected
     names: dict[str, Any] = {}
     exec(made, names)

@@ -86,7 +86,7 @@ async def test_the_topics_exist(servers: Settings) -> None:
     from confluent_kafka.admin import AdminClient
 
     topics = AdminClient({"bootstrap.servers": servers.kafka_servers}).list_topics(timeout=10).topics
-    for topic in names.TOPICS:
+    for topic in (*names.TOPICS, names.TOPIC_STATUS):
         assert len(topics[topic].partitions) == servers.kafka_partitions
     assert names.TOPIC_DEAD in topics
 

@@ -10,7 +10,7 @@ USER = "auth0|a.b@c:*>{}"
 
 def test_topics_are_the_three_priorities() -> None:
     assert names.TOPICS == ("notifications.high", "notifications.medium", "notifications.low")
-    assert names.TOPIC_DEAD not in names.TOPICS
+    assert {names.TOPIC_DEAD, names.TOPIC_STATUS}.isdisjoint(names.TOPICS)
 
 
 def test_a_record_key_has_the_user_as_it_is() -> None:

@@ -13,6 +13,7 @@ import pytest
 from devstack.ports import free_ports
 from worker.__main__ import main
 from worker.database import ROLES as DATABASE_ROLES
+from worker.process import ROLES
 
 # STARTUP_DEADLINE_S is a minute; a test waits shorter.
 START = (
@@ -37,10 +38,10 @@ def environ(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("arguments", [[], ["dispatch", "nonsense"]])
 def test_wrong_usage_names_the_roles(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    assert "roles: dispatch, receipts, inbox" in capsys.readouterr().err
+    assert "roles: dispatch, receipts, inbox, status;" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("role", ["dispatch", "receipts", "inbox"])
+@pytest.mark.parametrize("role", ROLES)
 def test_servers_that_stay_away_end_it_with_one_clear_line(environ: dict[str, str], role: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", START.format(1, [role])], env=environ, capture_output=True, text=True, timeout=30
@@ -84,7 +85,7 @@ def test_help_is_a_usage(option: str, module: str) -> None:
 
 def test_it_can_be_stopped_while_it_waits_for_servers(environ: dict[str, str]) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", START.format(60, ["dispatch", "receipts", "inbox"])],
+        [sys.executable, "-c", START.format(60, list(ROLES))],
         env=environ, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
