@@ -5,6 +5,7 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,10 @@ READY: Final = b"READY=1"
 class HeraldProcess:
     """A process of Herald that says READY=1 to NOTIFY_SOCKET (sd_notify(3)) once it serves."""
 
-    def __init__(self, settings: Settings, name: str, arguments: list[str]) -> None:
+    def __init__(
+        self, settings: Settings, name: str, arguments: list[str], more: Mapping[str, str] | None = None
+    ) -> None:
+        """`more`: environment variables besides those of the settings."""
         # An abstract socket: no file, hence no limit from a long data_dir and nothing to clean up.
         address = f"herald-{name}-{secrets.token_hex(8)}"
         self._ready_channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -32,7 +36,7 @@ class HeraldProcess:
             name,
             [sys.executable, "-m", *arguments],
             Path(settings.data_dir).resolve() / "log" / f"{name}.log",
-            environment(settings) | {"NOTIFY_SOCKET": "@" + address},
+            environment(settings) | {"NOTIFY_SOCKET": "@" + address} | dict(more or {}),
             stop_s=STOP_S,
         )
 

@@ -5,8 +5,10 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
+from devstack.processes import WORKER_ROLES
 from notification.names import TOPIC_PREFIX
 from tests.faults.run import Case, Scene
+from tests.faults.stack import Parts
 from tests.proxy import Piece, Proxy
 
 _WORKER_RECOVERY_S: Final = 10.0
@@ -14,6 +16,7 @@ _FROZEN_S: Final = 60.0
 _INBOX_DOWN_S: Final = 60.0
 _COMES_AND_GOES: Final = 4
 _TURN_S: Final = 5.0
+_STEP_S: Final = 300
 _TOPIC: Final = TOPIC_PREFIX.encode()
 _TRIGGER_S_MAX: Final = 20.0
 
@@ -148,6 +151,16 @@ async def inbox_down(scene: Scene) -> None:
     await scene.stack.start_again("inbox")
 
 
+async def clocks_step(scene: Scene) -> None:
+    """Of one part after the other: five minutes ahead, right again, five minutes behind, right again."""
+    for name in ("gateway", *WORKER_ROLES):
+        for offset_s in (_STEP_S, 0, -_STEP_S, 0):
+            scene.stack.step_clock(name, offset_s)
+            await asyncio.sleep(_TURN_S)
+            for device in scene.chance.sample(scene.devices, 4):
+                device.drop()
+
+
 CASES: Final = (
     Case("worker killed after poll", "records read, nothing stored", killed_after_poll, _WORKER_RECOVERY_S),
     Case(
@@ -163,4 +176,5 @@ CASES: Final = (
     Case("worker joins and leaves", "every 5 s", comes_and_goes),
     Case("receipts killed", "acks under way", receipts_killed),
     Case("inbox down 60 s", "clients come again meanwhile", inbox_down),
+    Case("clocks step", "by 5 minutes and back, of the gateway and each worker", clocks_step, parts=Parts.CLOCKS),
 )

@@ -23,6 +23,7 @@ from devstack.topics import create_topics
 from notification.codes import Status
 from notification.settings import Settings
 from tests.contract.valkeys import Sentinels, open_sentinels
+from tests.faults.clocks import faked_clock
 from tests.faults.ledger import Row
 from tests.proxy import Proxy
 from worker.migrate import migrate
@@ -60,6 +61,7 @@ class Parts(enum.Flag):
     NATS_CLUSTER = 1
     SENTINELS = 2
     ONE_GATEWAY = 4
+    CLOCKS = 8
 
 
 class Stack:
@@ -104,7 +106,9 @@ class Stack:
             stack.push_async_callback(self._stop_processes)
             for role in WORKER_ROLES:
                 await self.start_worker(role)
-            self._processes["gateway"] = HeraldProcess(self._gateway_settings, "gateway", ["gateway"])
+            self._processes["gateway"] = HeraldProcess(
+                self._gateway_settings, "gateway", ["gateway"], self._clock("gateway")
+            )
             await self._processes["gateway"].start()
             yield self
 
@@ -169,9 +173,23 @@ class Stack:
         """A worker of one role; another one of it under another name."""
         name = name or role
         settings = dataclasses.replace(self._worker_settings, worker_name=name)
-        self._processes[name] = HeraldProcess(settings, name, ["worker", role])
+        self._processes[name] = HeraldProcess(settings, name, ["worker", role], self._clock(name))
         await self._processes[name].start()
         return name
+
+    def _clock(self, name: str) -> dict[str, str]:
+        """The environment in which a process has a clock of its own, if the case steps clocks."""
+        if Parts.CLOCKS not in self._parts:
+            return {}
+        self.step_clock(name, 0)
+        return faked_clock(self._clock_file(name))
+
+    def step_clock(self, name: str, seconds: int) -> None:
+        """A process's wall clock is off by so much from now on; what measures durations goes on."""
+        self._clock_file(name).write_text(f"{seconds:+d}\n")
+
+    def _clock_file(self, name: str) -> Path:
+        return self.folder / f"clock-{name}"
 
     async def stop_worker(self, name: str) -> None:
         """As a deployment does: SIGTERM."""
