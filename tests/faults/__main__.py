@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from bench.report import Progress
 from tests.conftest import kafka_kind
 from tests.faults import report
 from tests.faults.cases import EVERYWHERE, KAFKA_CASES
-from tests.faults.run import Case, Result, play
+from tests.faults.run import Case, Result, play, unfinished
 
 CASES: Final = KAFKA_CASES if os.environ.get("KAFKA") == "apache" else EVERYWHERE
 
@@ -70,6 +71,15 @@ def main(
 
 
 def _play(case: Case, seed: int) -> Result:
+    """A case that does not come to its end is a failed one; the others are played all the same."""
+    try:
+        return _play_in_folder(case, seed)
+    except Exception as error:
+        traceback.print_exception(error)
+        return unfinished(case, seed, error)
+
+
+def _play_in_folder(case: Case, seed: int) -> Result:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="herald-faults-")))
         return asyncio.run(play(case, seed, folder, kafka_kind()))

@@ -123,6 +123,12 @@ async def play(case: Case, seed: int, folder: Path, kafka: type[Kafka] = Tansu) 
     return result
 
 
+def unfinished(case: Case, seed: int, error: Exception) -> Result:
+    """Of a case that ended in an error of its own: there is no ledger to judge."""
+    said = f"did not end: {type(error).__name__}"
+    return Result(case.name, seed, Counts(), 0.0, 0.0, None, 0, 0.0, {}, [said])
+
+
 async def _settle(stack: Stack, ledger: Ledger) -> list[Row]:
     """The rows, once everything has come and its acks are written down, or after SETTLE_S_MAX.
 
