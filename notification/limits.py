@@ -34,6 +34,7 @@ JTI_BYTES_MAX: Final = 512  # of a jti that is revoked, as UTF-8
 
 # --- delivery ---------------------------------------------------------------
 ACK_DUE_MS: Final = 5_000  # every row is stored with due_at = now + 5 s
+DUE_EARLY_MS_MAX: Final = 1_000  # a first send leaves its row's due_at, if that is at most so much too early
 RETRY_DELAYS_MS: Final = (
     2_000,
     4_000,
@@ -271,7 +272,7 @@ assert sum(LANE_WEIGHTS) == 100
 assert min(LANE_WEIGHTS) >= LANE_FLOOR_PERCENT
 assert FILL_ITEMS_MAX <= UNACKED_PER_CONNECTION_MAX
 assert FILL_ITEMS_MAX <= FILLS_ITEMS_MAX
-assert BUS_REQUEST_TIMEOUT_MS < ACK_DUE_MS
+assert BUS_REQUEST_TIMEOUT_MS < ACK_DUE_MS - DUE_EARLY_MS_MAX
 assert FRAME_BYTES_MAX <= HELD_BYTES_MAX
 assert TOKEN_BYTES_MAX <= FRAME_BYTES_MAX
 assert TOKEN_BYTES_MAX * 2 <= VERIFIED_TOKENS_CHARS_MAX

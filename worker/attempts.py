@@ -1,7 +1,7 @@
 """When to send again, and how often a tenant may: pure arithmetic, no I/O.
 
-A first send waits ACK_DUE_MS for its ack; retries 1, 2, 3 wait RETRY_DELAYS_MS, each times
-U(RETRY_JITTER_MIN, RETRY_JITTER_MAX).
+A first send waits ACK_DUE_MS for its ack, counted from its storing where that is at most DUE_EARLY_MS_MAX ago;
+retries 1, 2, 3 wait RETRY_DELAYS_MS, each times U(RETRY_JITTER_MIN, RETRY_JITTER_MAX).
 """
 
 import random

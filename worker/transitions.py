@@ -13,12 +13,15 @@ from typing import Final, Protocol
 
 from notification import telemetry
 from notification.codes import RANKS, Status, StatusCode
+from notification.limits import DUE_EARLY_MS_MAX
 from notification.names import PRIORITIES
 from worker.database import Pool, tenant_transaction
 from worker.partitions import day_of
 from worker.store import StoredNotification
 
-_RECORD: Final = """
+# due_at is left as it was stored where it is about right: a row whose indexed columns stay as they are is written
+# without its indexes (migrations/0013_partition_fill.sql).
+_RECORD: Final = f"""
 WITH wanted AS (
     SELECT * FROM unnest($1::date[], $2::text[], $3::uuid[], $4::text[],
                          $5::text[], $6::smallint[], $7::smallint[], $8::smallint[], $9::integer[])
@@ -30,8 +33,12 @@ WITH wanted AS (
 ), changed AS (
     UPDATE notifications n
     SET status = w.status, rank = w.rank, status_code = w.status_code, attempt = w.attempt,
-        due_at = CASE WHEN w.rank >= 2 THEN NULL
-                      ELSE least(n.expiry, clock_timestamp() + w.due_in_ms * interval '1 millisecond') END
+        due_at = CASE
+            WHEN w.rank >= 2 THEN NULL
+            WHEN n.due_at BETWEEN clock_timestamp() + (w.due_in_ms - {DUE_EARLY_MS_MAX}) * interval '1 millisecond'
+                AND clock_timestamp() + w.due_in_ms * interval '1 millisecond' THEN n.due_at
+            ELSE least(n.expiry, clock_timestamp() + w.due_in_ms * interval '1 millisecond')
+        END
     FROM locked w
     WHERE (n.day, n.tenant_id, n.notification_id, n.entity_id)
         = (w.day, w.tenant_id, w.notification_id, w.entity_id)
@@ -43,7 +50,7 @@ INSERT INTO notification_history (day, tenant_id, notification_id, entity_id, st
 SELECT * FROM changed WHERE status <> 'DISPATCHED'
 UNION ALL  -- a send is a fact, also when its ack was faster
 SELECT day, tenant_id, notification_id, entity_id, status, status_code FROM locked WHERE status = 'DISPATCHED'
-"""
+"""  # noqa: S608 - a number of ours
 
 _POSTPONE: Final = """
 UPDATE notifications n

