@@ -196,7 +196,7 @@ class KafkaLog:
 
     def _assigned(self) -> set[Partition]:
         assert self._consumer is not None
-        return {Partition(*tp) for tp in self._consumer.assignment()}
+        return set() if self._broken else {Partition(*tp) for tp in self._consumer.assignment()}
 
     async def bounds(self, partitions: Iterable[Partition]) -> dict[Partition, Bounds]:
         assert self._consumer is not None
@@ -287,6 +287,7 @@ class KafkaLog:
         """A consumer whose coordination has ended stays dead: take a new one."""
         assert self._consumer is not None
         _log.warning("consumer_renewed")
+        self._broken = True  # until there is one: the stopped one still names its partitions
         try:
             await stop_client(self._consumer)
             async with asyncio.timeout((KAFKA_SESSION_MS + KAFKA_REBALANCE_DEADLINE_MS) / 1000):
@@ -337,7 +338,21 @@ class KafkaLog:
         except MessageSizeTooLargeError as error:
             raise TooLarge("the dead-letter topic takes no record of that size") from error
         except (KafkaError, TimeoutError) as error:
+            if isinstance(error, KafkaError) and not error.retriable:
+                await self._renew_producer()
             raise LogAway(f"Kafka did not take a dead letter: {type(error).__name__}") from error
+
+    async def _renew_producer(self) -> None:
+        """An idempotent producer may have come to an end that it does not leave: take a new one."""
+        assert self._producer is not None
+        _log.warning("producer_renewed")
+        try:
+            async with asyncio.timeout(KAFKA_REQUEST_DEADLINE_MS / 1000):
+                producer = await self._start_producer()
+        except (KafkaError, TimeoutError) as error:
+            raise LogAway(f"Kafka: {type(error).__name__}") from error
+        ended, self._producer = self._producer, producer
+        await stop_client(ended)
 
     async def close(self) -> None:
         for part in (self._consumer, self._producer):

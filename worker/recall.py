@@ -31,7 +31,7 @@ n.day = $1 AND n.tenant_id = $2 AND n.notification_id = $3 AND ($4 = '' OR n.ent
 _LOCK_USERS: Final = f"""
 SELECT s.entity_id FROM user_state s
 WHERE s.tenant_id = $2 AND s.entity_id IN (
-    SELECT {_OWNER} FROM notifications n WHERE {_OF_IT} AND n.recalled_at IS NULL ORDER BY 1 LIMIT $5
+    SELECT DISTINCT {_OWNER} FROM notifications n WHERE {_OF_IT} AND n.recalled_at IS NULL ORDER BY 1 LIMIT $5
 )
 ORDER BY s.entity_id FOR UPDATE OF s
 """  # noqa: S608 - constants of ours

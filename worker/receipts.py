@@ -172,10 +172,14 @@ class Receipts:
     async def store(self, received: Sequence[Received]) -> None:
         """Store a batch in one transaction. Raises what the database raises; nothing is stored then."""
         entries = [item.entry for item in received if item.entry is not None]
-        acks = {(ack.tenant, ack.user, ack.id): ack for entry in entries for ack in entry.acks if _is_good(ack)}
+        # One id may be a notification of the user's and of an audience.
+        acks = {
+            (ack.tenant, ack.user, ack.id, ack.lane >= FIRST_LANE): ack
+            for entry in entries for ack in entry.acks if _is_good(ack)
+        }  # fmt: skip
         events = [(entry.gateway_id, event) for entry in entries for event in entry.connections if _is_good(event)]
         await self._partitions.ensure({_day(event.at_ms) for _gateway, event in events})
-        tenants = {tenant for tenant, _user, _id in acks} | {event.tenant for _gateway, event in events}
+        tenants = {ack.tenant for ack in acks.values()} | {event.tenant for _gateway, event in events}
         poison = [item for item in received if item.error]
         async with tenant_transaction(self._pool, tenants | {PLATFORM}) as connection:
             notes = await _advance(connection, entries)
@@ -305,9 +309,9 @@ async def _store_acks(connection: Connection, acks: Iterable[AckReceipt]) -> Non
     of_audiences: list[tuple[str, uuid.UUID, str]] = []
     for ack in acks:
         (direct if ack.lane < FIRST_LANE else of_audiences).append((ack.tenant, uuid.UUID(bytes=ack.id), ack.user))
-    if of_audiences:
-        await open_states(connection, of_audiences)
     for statement, rows in ((_ACKS, direct), (_AUDIENCE_ACKS, of_audiences)):
+        if statement is _AUDIENCE_ACKS and rows:  # after the direct ones, as marks: neither waits for the other
+            await open_states(connection, rows)
         if rows:
             await connection.execute(
                 statement,

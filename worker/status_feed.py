@@ -12,12 +12,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
-import asyncpg
 import structlog
 
 from notification import telemetry
 from notification.limits import (
     DATABASE_CONNECT_DEADLINE_S,
+    DATABASE_TURN_DEADLINE_S,
     STATUS_BATCH_RECORDS_MAX,
     STATUS_POLL_MS,
     STATUS_SESSION_IDLE_MS,
@@ -100,8 +100,9 @@ class StatusFeed:
                 reason = str(error) if isinstance(error, LogAway | Fenced) else ""
                 _log.warning("status_paused", error=type(error).__name__, reason=reason)
                 pause_s = backoff.next_s()
-            except asyncpg.PostgresError as error:
+            except Exception as error:  # whatever it is: the rows stay, and the next turn tells them
                 _log.error("status_failed", error=origin(error))
+                await self._topic.close()  # it may be what broke
                 pause_s = backoff.next_s()
             await wait(stop, pause_s)
         await self._topic.close()
@@ -116,7 +117,8 @@ class StatusFeed:
             _log.info("status_begins")
             self._mark = None
             while not stop.is_set():
-                told = await self.turn(connection)
+                async with asyncio.timeout(DATABASE_TURN_DEADLINE_S):
+                    told = await self.turn(connection)
                 backoff.reset()
                 if told < STATUS_BATCH_RECORDS_MAX:
                     await wait(stop, STATUS_POLL_MS / 1000)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from devstack.ports import free_ports
 from devstack.servers import Server
@@ -350,3 +350,55 @@ async def test_a_consumer_whose_coordination_ended_is_replaced(kafka: str, monke
         assert [r.value for r in await poll(log, 1)] == [b"1"]
     finally:
         await log.close()
+
+
+@pytest.mark.stack
+async def test_a_consumer_whose_replacement_fails_is_replaced_by_the_next_try(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Kafka restarts meanwhile: the stopped one would name its partitions for ever."""
+    log = KafkaLog(kafka, KafkaWorld(kafka).group)
+    await log.start()
+    start = log._start_consumer
+    failures = [KafkaConnectionError("down")]
+
+    async def start_later() -> AIOKafkaConsumer:
+        if failures:
+            raise failures.pop()
+        return await start()
+
+    try:
+        await _until_assigned(log)
+        await place_at_end(log)
+        consumer = log._consumer
+        assert consumer is not None
+        monkeypatch.setattr(log, "_start_consumer", start_later)
+        fetching = consumer._fetcher.error_future
+        fetching.cancel()
+        await asyncio.wait({fetching})
+        with pytest.raises(LogAway):
+            await poll(log, 1)
+        assert (log.placed(), log.unplaced()) == (set(), set())
+        await _until_assigned(log)
+        assert log._consumer is not consumer
+    finally:
+        await log.close()
+
+
+@pytest.mark.stack
+async def test_a_dead_letter_producer_that_ended_is_replaced(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def send(*_: Any, **__: Any) -> None:
+        raise KafkaError("Unexpected error during batch delivery")
+
+    world = KafkaWorld(kafka)
+    log = KafkaLog(kafka, world.group)
+    await log.start()
+    letter = DeadLetter(secrets.token_bytes(8), b"v", [])
+    try:
+        monkeypatch.setattr(log._producer, "send", send)
+        with pytest.raises(LogAway):
+            await log.bury([letter])
+        await log.bury([letter])
+    finally:
+        await log.close()
+    assert letter.key in {dead.key for dead in await world.dead()}

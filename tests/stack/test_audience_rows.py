@@ -1,6 +1,7 @@
 """Notifications to audiences on real PostgreSQL: one row each, and what every user sees of it."""
 
 import dataclasses
+import itertools
 import random
 import uuid
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from notification.messages import AckReceipt, RecallReply, RecallRequest, Receip
 from notification.settings import Settings
 from tests.stack.inboxes import World, ids, open_world
 from tests.stack.lab import event, open_redis
+from worker import recall
 from worker.admission import Reason
 from worker.operations import Operations
 from worker.partitions import Partitions
@@ -244,6 +246,22 @@ async def test_a_recall_takes_it_from_everybody(world: World, operations: Operat
         assert await history(world, one.id) == [(audience, "ACCEPTED"), (audience, "CANCELLED")]
         await world.mark("read", one)
         assert await shown(world, "ann") == (set(), 0)
+
+
+async def test_one_id_of_a_user_and_of_audiences_is_acked_and_recalled_for_each(
+    world: World, operations: Operations, servers: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await vip(world, operations, "zed")
+    ident = new_uuid7()
+    stored = await world.lab.store(world.tenant, (TENANT, VIP, "zed"), ids=itertools.repeat(ident))
+    direct = [one for one in stored if one.user == "zed"]
+    await acked(world, servers, "zed", *direct, *(one for one in stored if one not in direct))
+    assert (await world.lab.row(world.tenant, ident, "zed"))["status"] == "DELIVERED"
+    assert (await states(world, ident))["zed"] == "DELIVERED"
+    monkeypatch.setattr(recall, "RECALL_USERS_COUNT_MAX", 2)  # of whom two audiences are one
+    reply = await world.ask(RecallRequest(world.tenant, ident.bytes))
+    assert reply == RecallReply(3, known=True, more=True)
+    assert await shown(world, "zed") == (set(), 0)
 
 
 async def test_the_sweeper_announces_it_and_its_time_begins_and_ends_by_it(world: World) -> None:
