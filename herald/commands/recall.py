@@ -37,6 +37,6 @@ def recall(context: click.Context, tenant: str, ident: str, user: str | None, as
         print_json(row)
     else:
         count = row["recalled"]
-        users = "1 user" if count == 1 else f"{count} users"
+        users = "1 recipient" if count == 1 else f"{count} recipients"
         click.echo(f"{ident} recalled {f'from {users}' if count else 'before'}")
     return OK
