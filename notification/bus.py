@@ -49,6 +49,10 @@ class Bus(Protocol):
 
     returned: Callable[[], None]  # called when the bus is back after it was away: what came meanwhile is lost
 
+    @property
+    def connected(self) -> bool:
+        """False while the bus is known to be away."""
+
     async def publish(self, subject: str, payload: bytes) -> None:
         """Fire and forget. While the bus is away it is dropped and counted, never queued without bound."""
 
@@ -133,6 +137,10 @@ class NatsBus:
         except (OSError, nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"{server} did not answer within {STARTUP_DEADLINE_S} s") from error
         return bus
+
+    @property
+    def connected(self) -> bool:
+        return bool(self._client.is_connected)
 
     async def publish(self, subject: str, payload: bytes) -> None:
         if not self._client.is_connected:

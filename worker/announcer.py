@@ -1,62 +1,71 @@
 """Notifications to audiences on the bus: each published once to all gateway processes with users of its tenant.
 
 Nobody answers. What a process missed shows by the next seq, or by the heads of the tenant's lanes, which follow
-each AUDIENCE_HEADS_MS for AUDIENCE_HEADS_S; it asks role inbox then. The sweeper hands each over once more
+each AUDIENCE_HEADS_MS, AUDIENCE_HEADS_COUNT times: an outage of PostgreSQL or the bus uses none of these up.
+It asks role inbox then. The sweeper hands each over once more
 ACK_DUE_MS after it was stored, whichever worker it runs in: so it is told also where the one that stored it died.
 """
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import structlog
 
 from notification import batch
 from notification.bus import Bus
 from notification.limits import (
+    AUDIENCE_HEADS_COUNT,
     AUDIENCE_HEADS_MS,
-    AUDIENCE_HEADS_S,
     BUS_BATCH_BYTES_MAX,
+    DATABASE_TURN_DEADLINE_S,
     DISPATCH_QUEUE_ITEMS_MAX,
 )
 from notification.names import PRIORITIES, audience_subject
 from worker.audiences import heads_of, is_everyones
 from worker.clock import Clock
-from worker.database import AWAY, Pool, tenant_transaction
-from worker.outage import wait
+from worker.database import Pool, tenant_transaction
+from worker.outage import origin
 from worker.store import StoredNotification, encode_body
 
 _log = structlog.get_logger("announcer")
 
 
 class Announcer:
-    """See the module; `now_s` is monotonic."""
+    """See the module."""
 
-    def __init__(self, bus: Bus, pool: Pool, clock: Clock, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, bus: Bus, pool: Pool, clock: Clock) -> None:
         self._bus = bus
         self._pool = pool
         self._clock = clock
-        self._now_s = now_s
         self._waiting: deque[StoredNotification] = deque(maxlen=DISPATCH_QUEUE_ITEMS_MAX)
         self._ready = asyncio.Event()
-        self._told_until_s: dict[str, float] = {}
+        self._left: dict[str, int] = {}  # tenant -> how often its heads are to be told yet
 
     def put(self, notification: StoredNotification) -> None:
         """Take one that is committed. Of too many the oldest are dropped: the heads tell that they are there."""
         self._waiting.append(notification)
-        self._told_until_s[notification.tenant] = self._now_s() + AUDIENCE_HEADS_S
+        self._left[notification.tenant] = AUDIENCE_HEADS_COUNT
         self._ready.set()
 
     async def run(self) -> None:
-        """Publish for ever."""
-        tell_s = self._now_s() + AUDIENCE_HEADS_MS / 1000
+        """Publish for ever, whatever PostgreSQL does meanwhile."""
         while True:
-            await wait(self._ready, max(0.0, tell_s - self._now_s()))
-            await self.publish()
-            if self._now_s() >= tell_s:
-                await self.tell_heads()
-                tell_s = self._now_s() + AUDIENCE_HEADS_MS / 1000
+            await self._ready.wait()
+            try:
+                await self.publish()
+            except Exception as error:  # whatever it is: the heads tell of what was not published
+                _log.error("audience_not_published", error=origin(error))
+
+    async def run_heads(self) -> None:
+        """Tell the heads for ever."""
+        while True:
+            await asyncio.sleep(AUDIENCE_HEADS_MS / 1000)
+            try:
+                async with asyncio.timeout(DATABASE_TURN_DEADLINE_S):
+                    await self.tell_heads()
+            except Exception as error:  # whatever it is: they are told by the next turn
+                _log.warning("heads_not_told", error=origin(error))
 
     async def publish(self) -> None:
         """Publish what waits, in order."""
@@ -71,20 +80,19 @@ class Announcer:
                 await self._bus.publish(subject, batch.pack(part, self._clock.now_ms()))
 
     async def tell_heads(self) -> None:
-        """Publish how far the lanes are of each tenant that had one lately; while PostgreSQL is away nothing."""
-        now_s = self._now_s()
-        self._told_until_s = {tenant: until_s for tenant, until_s in self._told_until_s.items() if until_s > now_s}
-        if not self._told_until_s:
+        """Publish how far the lanes are of each tenant that had one lately. Raises what the database raises."""
+        tenants = list(self._left)
+        if not tenants or not self._bus.connected:
             return
-        try:
-            async with tenant_transaction(self._pool, self._told_until_s) as connection:
-                heads = await heads_of(connection, self._told_until_s)
-        except AWAY as error:
-            _log.warning("heads_not_told", error=type(error).__name__)
-            return
+        async with tenant_transaction(self._pool, tenants) as connection:
+            heads = await heads_of(connection, tenants)
         for tenant, seqs in heads.items():
             message = batch.pack([batch.heads_item(tenant, seqs)], self._clock.now_ms())
             await self._bus.publish(audience_subject(tenant, PRIORITIES[0]), message)
+            if self._bus.connected:
+                self._left[tenant] -= 1
+                if self._left[tenant] <= 0:
+                    del self._left[tenant]
 
 
 def audience_item(notification: StoredNotification) -> batch.Item:

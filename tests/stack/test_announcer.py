@@ -7,7 +7,7 @@ import pytest
 
 from notification import batch, frames
 from notification.ids import TENANT
-from notification.limits import AUDIENCE_HEADS_S, BUS_BATCH_BYTES_MAX, ENTITLED_USERS_COUNT_MAX, PAYLOAD_BYTES_MAX
+from notification.limits import AUDIENCE_HEADS_MS, BUS_BATCH_BYTES_MAX, ENTITLED_USERS_COUNT_MAX, PAYLOAD_BYTES_MAX
 from notification.messages import (
     AudienceFillReply,
     AudienceFillRequest,
@@ -66,18 +66,8 @@ async def gateway(world: World) -> Gateway:
     return made
 
 
-class Seconds:
-    """A monotonic clock that is set."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def announcer(world: World, clock: Seconds | None = None) -> Announcer:
-    bus = MemoryBus(world.hub)
-    return Announcer(bus, world.lab.pools["dispatch"], DatabaseClock(), clock or Seconds())
+def announcer(world: World) -> Announcer:
+    return Announcer(MemoryBus(world.hub), world.lab.pools["dispatch"], DatabaseClock())
 
 
 async def sent(
@@ -126,34 +116,63 @@ async def test_many_at_once_come_in_batches_that_the_bus_takes(world: World, gat
     assert gateway.heard.empty()
 
 
-async def test_the_heads_are_told_for_a_while(world: World, operations: Operations, gateway: Gateway) -> None:
-    clock = Seconds()
-    made = announcer(world, clock)
+async def test_the_heads_are_told_for_a_while(
+    world: World, operations: Operations, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.announcer.AUDIENCE_HEADS_COUNT", 2)
+    made = announcer(world)
     await made.tell_heads()
     assert gateway.heard.empty(), "nobody had one"
     for audience, priority in ((TENANT, 1), (VIP, 1), (VIP, 2)):
         made.put(await sent(world, audience, priority=priority))
     await sent(world, TENANT, priority=2)  # another worker's
-    for now_s, told in ((0.0, True), (AUDIENCE_HEADS_S - 0.5, True), (AUDIENCE_HEADS_S + 0.5, False)):
-        clock.now_s = now_s
+    for _ in range(2):
         await made.tell_heads()
-        if told:
-            _priority, [item] = await gateway.next()
-            assert (item.kind, item.tag.decode()) == (batch.HEADS, world.tenant)
-            assert batch.unpack_heads(item.body) == (0, 2, 2)
+        _priority, [item] = await gateway.next()
+        assert (item.kind, item.tag.decode()) == (batch.HEADS, world.tenant)
+        assert batch.unpack_heads(item.body) == (0, 2, 2)
+    await made.tell_heads()
     assert gateway.heard.empty()
 
 
-async def test_the_loop_publishes_what_comes_and_tells_the_heads(world: World, gateway: Gateway) -> None:
-    made = Announcer(MemoryBus(world.hub), world.lab.pools["dispatch"], DatabaseClock())
-    running = asyncio.create_task(made.run())
+async def test_an_outage_uses_up_none_of_the_heads(
+    world: World, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.announcer.AUDIENCE_HEADS_COUNT", 1)
+    made = announcer(world)
+    world.hub.up = False
+    made.put(await sent(world))
+    await made.publish()
+    await made.tell_heads()
+    world.hub.up = True
+    with monkeypatch.context() as broken:
+        broken.setattr("worker.announcer.heads_of", None)
+        with pytest.raises(TypeError):
+            await made.tell_heads()
+    assert gateway.heard.empty()
+    await made.tell_heads()
+    assert (await gateway.next())[1][0].kind == batch.HEADS
+
+
+async def test_the_loops_publish_what_comes_and_tell_the_heads_whatever_breaks(
+    world: World, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = announcer(world)
+    running = [asyncio.create_task(loop) for loop in (made.run(), made.run_heads())]
     try:
+        with monkeypatch.context() as broken:
+            broken.setattr("worker.announcer.heads_of", None)
+            broken.setattr("worker.announcer.audience_item", None)
+            made.put(await sent(world))
+            await asyncio.sleep(1.5 * AUDIENCE_HEADS_MS / 1_000)
+        assert gateway.heard.empty()
         made.put(await sent(world))
-        kinds = [(await gateway.next())[1][0].kind for _ in range(3)]
-        assert kinds == [batch.AUDIENCE, batch.HEADS, batch.HEADS]
+        heard = [(await gateway.next())[1][0] for _ in range(3)]
+        assert sorted(item.kind for item in heard) == [batch.AUDIENCE, batch.HEADS, batch.HEADS]
     finally:
-        running.cancel()
-        await asyncio.wait([running])
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
 
 
 # --- who may have it --------------------------------------------------------

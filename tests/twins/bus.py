@@ -123,6 +123,10 @@ class MemoryBus:
         self.returned: Callable[[], None] = lambda: None
         hub.buses.append(self)
 
+    @property
+    def connected(self) -> bool:
+        return self._hub.up and self._open
+
     async def publish(self, subject: str, payload: bytes) -> None:
         assert len(payload) <= BUS_MESSAGE_BYTES_MAX
         if not (self._hub.up and self._open):
