@@ -261,11 +261,24 @@ class Audiences:
 
     async def _begin(self, tenant: _Tenant, lane: _Lane) -> None:
         """Nothing is known of the lane yet: whoever lacks something asks for itself."""
-        lane.look = False
         if lane.items:
             lane.head = lane.items[0].prev
+        elif lane.look:
+            await self._find_head(tenant, lane)
         else:
             await self._past(tenant, lane, lane.target, lane.target)
+
+    async def _find_head(self, tenant: _Tenant, lane: _Lane) -> None:
+        """Ask role inbox how far the lane is: nobody may ever speak of it again."""
+        lane.look = False  # set anew if the bus goes away meanwhile
+        request = AudienceFillRequest(tenant.name, lane.number, _SEQ_MAX)
+        reply = await self._ask(lane, INBOX_AUDIENCE_FILL, request, AudienceFillReply)
+        if reply is None:
+            lane.look = True
+            await asyncio.sleep(FILL_RETRY_MS / 1_000)
+            return
+        self._clock.observe(reply.database_ms, now_ms())
+        await self._past(tenant, lane, reply.at, reply.at)
 
     async def _refill(self, tenant: _Tenant, lane: _Lane) -> None:
         """Ask role inbox for what follows the head."""

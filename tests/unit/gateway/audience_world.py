@@ -102,22 +102,23 @@ class World:
     async def _answer(self, subject: str, payload: bytes) -> bytes:
         request = messages.decode_request(payload)
         assert isinstance(request, EntitledRequest | AudienceFillRequest)
-        assert (request.tenant, request.lane) == (TENANT, LANE)
+        assert request.tenant == TENANT
+        rows = self.rows if request.lane == LANE else []
         self.questions.append(request)
         failing = self.failing
         await self.gate.wait()
         if failing:
             return messages.encode(messages.Failure("busy"))
         if isinstance(request, EntitledRequest):
-            row = self.rows[request.seq - 1]
+            row = rows[request.seq - 1]
             bits = "".join("1" if row.may(user) else "0" for user in request.users)
             whole = bits.ljust(-len(bits) // 8 * -8, "0")
             return messages.encode(EntitledReply(int(whole, 2).to_bytes(len(whole) // 8, "big")))
-        found = self.rows[request.after : request.after + self.fill_max]
+        found = rows[request.after : request.after + self.fill_max]
         items = [FillItem(LANE, row.seq, 99, row.expiry_ms, ident(row.seq), row.body()) for row in found]
-        at = found[-1].seq if found else request.after
+        at = found[-1].seq if found else len(rows)
         return messages.encode(
-            AudienceFillReply(items, [row.users is None for row in found], at, at < len(self.rows), unix_ms())
+            AudienceFillReply(items, [row.users is None for row in found], at, at < len(rows), unix_ms())
         )
 
     def add(self, users: Sequence[str] | None = None, expiry_ms: int = 0) -> Row:

@@ -278,6 +278,29 @@ async def test_after_the_bus_was_away_the_lane_is_looked_at(world: World) -> Non
     assert ann.got == [b"1", b"2"]
 
 
+@pytest.mark.parametrize("failing", [False, True])
+async def test_after_the_bus_was_away_a_lane_that_nothing_is_known_of_is_looked_at(
+    world: World, failing: bool
+) -> None:
+    world.bus.returned = world.audiences.look
+    ann = await world.device("ann")
+    world.hub.up = False
+    await world.publish(world.add().item())
+    bob = await world.device("bob")
+    world.failing = failing
+    world.hub.up = True
+    if failing:
+        await until(lambda: len(world.questions) > module.AUDIENCE_TRIES_COUNT_MAX * (LANE_COUNT - LANE))
+        world.failing = False
+    await world.quiet()
+    assert world.nudged == [ann]
+    world.fill_nudged()
+    assert (ann.got, bob.session.wanted()) == ([b"1"], False)
+    await world.publish(world.add().item())
+    await world.quiet()
+    assert (ann.got, bob.got) == ([b"1", b"2"], [b"2"])
+
+
 async def test_a_store_set_back_begins_anew(world: World) -> None:
     ann = await world.device("ann")
     for _ in range(5):
