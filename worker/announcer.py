@@ -1,8 +1,8 @@
 """Notifications to audiences on the bus: each published once to all gateway processes with users of its tenant.
 
 Nobody answers. What a process missed shows by the next seq, or by the heads of the tenant's lanes, which follow
-each AUDIENCE_HEADS_MS, AUDIENCE_HEADS_COUNT times: an outage of PostgreSQL or the bus uses none of these up.
-It asks role inbox then. The sweeper hands each over once more
+each AUDIENCE_HEADS_MS, AUDIENCE_HEADS_COUNT times: while PostgreSQL or the bus is known to be away none is used
+up. It asks role inbox then. The sweeper hands each over once more
 ACK_DUE_MS after it was stored, whichever worker it runs in: so it is told also where the one that stored it died.
 """
 
@@ -52,10 +52,7 @@ class Announcer:
         """Publish for ever, whatever PostgreSQL does meanwhile."""
         while True:
             await self._ready.wait()
-            try:
-                await self.publish()
-            except Exception as error:  # whatever it is: the heads tell of what was not published
-                _log.error("audience_not_published", error=origin(error))
+            await self.publish()
 
     async def run_heads(self) -> None:
         """Tell the heads for ever."""
@@ -70,6 +67,12 @@ class Announcer:
     async def publish(self) -> None:
         """Publish what waits, in order."""
         self._ready.clear()
+        try:
+            await self._publish()
+        except Exception as error:  # whatever it is: the heads tell of what was not published
+            _log.error("audience_not_published", error=origin(error))
+
+    async def _publish(self) -> None:
         groups: dict[str, list[batch.Item]] = {}
         while self._waiting:
             notification = self._waiting.popleft()

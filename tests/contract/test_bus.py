@@ -187,11 +187,13 @@ async def test_who_asks_is_told_that_the_twin_is_back() -> None:
     told: list[bool] = []
     bus.returned = lambda: told.append(hub.up)
     hub.up = True
+    assert bus.connected
     hub.up = False
-    assert told == []
+    assert (told, bus.connected) == ([], False)
     hub.up = True
-    assert told == [True]
+    assert (told, bus.connected) == ([True], True)
     await bus.close()
+    assert not bus.connected
 
 
 @pytest.mark.stack
@@ -202,11 +204,13 @@ async def test_who_asks_is_told_that_nats_is_back(embedded: tuple[Settings, Serv
     back = asyncio.Event()
     bus.returned = back.set
     await settled(bus)
-    assert not back.is_set()
+    assert (back.is_set(), bus.connected) == (False, True)
     proxy.drop()
     async with asyncio.timeout(30):
         await back.wait()
+    assert bus.connected
     await bus.close()
+    assert not bus.connected
     await proxy.close()
 
 
