@@ -33,6 +33,7 @@ from notification.messages import AckReceipt, Beat, ReceiptsEntry, encode
 from notification.presence import Entry, PresenceState
 from notification.settings import Settings
 from worker.migrate import migrate
+from worker.outage import wait
 
 KAFKA_USED: Final = "Tansu, which keeps everything in memory"
 GATEWAY_USED: Final = "stand-in: writes presence, beats, says of every item that it was written"
@@ -169,11 +170,22 @@ class StandInGateway:
         await pipeline.execute()
         return len(acks)
 
-    async def keep_acking(self, every_s: float, acks_per_entry: int) -> None:
-        """Run for ever: ack as clients do."""
-        while True:
-            await self.ack(acks_per_entry)
-            await asyncio.sleep(every_s)
+    @contextlib.asynccontextmanager
+    async def acking(self, every_s: float, acks_per_entry: int) -> AsyncIterator[None]:
+        """Ack as clients do, meanwhile."""
+        stop = asyncio.Event()
+
+        async def keep() -> None:
+            while not stop.is_set():
+                await self.ack(acks_per_entry)
+                await wait(stop, every_s)
+
+        task = asyncio.create_task(keep())
+        try:
+            yield
+        finally:
+            stop.set()  # not cancel(): a command of redis-py may swallow it
+            await task
 
 
 class WorkerProcess:

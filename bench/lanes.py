@@ -99,13 +99,9 @@ async def _playing(options: Options, users: list[str]) -> AsyncIterator[_Scene]:
         backend.gateway(upstream, (_CROWD, _CALM), users) as gateway,
         backend.worker("receipts", "receipts"),
         backend.worker("dispatch", "dispatch"),
+        gateway.acking(_ACK_EVERY_S, _ACKS_PER_ENTRY),
     ):
-        acking = asyncio.create_task(gateway.keep_acking(_ACK_EVERY_S, _ACKS_PER_ENTRY))
-        try:
-            yield _Scene(upstream, gateway, users, options)
-        finally:
-            acking.cancel()
-            await asyncio.wait({acking})
+        yield _Scene(upstream, gateway, users, options)
 
 
 async def _flood(scene: _Scene, tenant: str, count: int, priority: int) -> None:

@@ -69,17 +69,13 @@ async def _worker(options: Options, file: Path) -> None:
         back.upstream(512) as upstream,
         back.gateway(upstream, (_TENANT,), users) as gateway,
         back.worker("dispatch", "dispatch") as worker,
+        gateway.acking(0.2, 20),
     ):
-        acking = asyncio.create_task(gateway.keep_acking(0.2, 20))
-        try:
-            await upstream.flood(_TENANT, users, len(users))  # everybody's keys are made
-            async with _watched(worker.pid, options.seconds, file) as over:
-                while not over.is_set():
-                    await upstream.flood(_TENANT, users, len(users))
-                    await backend.until(lambda: over.is_set() or upstream.waiting[0] < 2 * len(users), _STUCK_S)
-        finally:
-            acking.cancel()
-            await asyncio.wait({acking})
+        await upstream.flood(_TENANT, users, len(users))  # everybody's keys are made
+        async with _watched(worker.pid, options.seconds, file) as over:
+            while not over.is_set():
+                await upstream.flood(_TENANT, users, len(users))
+                await backend.until(lambda: over.is_set() or upstream.waiting[0] < 2 * len(users), _STUCK_S)
 
 
 @contextlib.asynccontextmanager
