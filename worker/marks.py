@@ -1,9 +1,8 @@
 """What a user does to notifications: read, unread, seen, archived, unarchived; on every device at once.
 
 Flags are per (user, id), reversible, last writer by the user's `rev`. Reading also raises the row to READ: nothing
-sends it again. `unread` takes the flag back, not the status; what was
-cancelled or replaced stays so, whoever reads it. Of a notification to an audience the flags and the
-status of each user are a row of `audience_state`.
+sends it again. `unread` takes the flag back, not the status; what was cancelled or replaced stays so, whoever reads
+it. Of a notification to an audience the flags and the status of each user are a row of `audience_state`.
 """
 
 import uuid
